@@ -1,0 +1,134 @@
+-- The registry: reference tables, small and seldom written.  DESIGN.md's class "reference".
+
+CREATE OR REPLACE FUNCTION iot_internal.install_registry() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $install$
+BEGIN
+	CREATE TABLE iot.parameter (
+		parameter_id uuid CONSTRAINT parameter_pkey PRIMARY KEY,
+		name text NOT NULL CONSTRAINT parameter_name_key UNIQUE,
+		unit text,
+		value_min double precision,
+		value_max double precision,
+		labels jsonb,
+		description text,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT parameter_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$'),
+		CONSTRAINT parameter_bounds_check CHECK (value_min <= value_max)
+	);
+	CREATE TABLE iot.device_group (
+		device_group_id uuid CONSTRAINT device_group_pkey PRIMARY KEY,
+		name text NOT NULL CONSTRAINT device_group_name_key UNIQUE,
+		description text,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT device_group_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$')
+	);
+	CREATE TABLE iot.device_type (
+		device_type_id uuid CONSTRAINT device_type_pkey PRIMARY KEY,
+		name text NOT NULL CONSTRAINT device_type_name_key UNIQUE,
+		description text,
+		ack_mode text NOT NULL DEFAULT 'device',
+		ack_timeout interval NOT NULL DEFAULT '5 s',
+		max_attempts integer NOT NULL DEFAULT 3,
+		command_ttl interval,
+		telemetry_topic text NOT NULL DEFAULT 'iot/{device}/telemetry',
+		attributes_topic text NOT NULL DEFAULT 'iot/{device}/attributes',
+		status_topic text NOT NULL DEFAULT 'iot/{device}/status',
+		command_topic text NOT NULL DEFAULT 'iot/{device}/command',
+		ack_topic text NOT NULL DEFAULT 'iot/{device}/command/ack',
+		command_template text,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT device_type_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$'),
+		CONSTRAINT device_type_ack_mode_check CHECK (ack_mode IN ('device', 'echo', 'broker')),
+		CONSTRAINT device_type_ack_timeout_check
+			CHECK (ack_timeout BETWEEN interval '10 ms' AND interval '1 day'),
+		CONSTRAINT device_type_max_attempts_check CHECK (max_attempts BETWEEN 1 AND 100),
+		CONSTRAINT device_type_command_ttl_check
+			CHECK (command_ttl BETWEEN interval '10 ms' AND interval '30 days')
+	);
+	CREATE TABLE iot.adapter (
+		adapter_id uuid CONSTRAINT adapter_pkey PRIMARY KEY,
+		name text NOT NULL CONSTRAINT adapter_name_key UNIQUE,
+		kind text NOT NULL DEFAULT 'mqtt',
+		url text,
+		options jsonb NOT NULL DEFAULT '{}',
+		enabled boolean NOT NULL DEFAULT true,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		updated_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT adapter_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$'),
+		CONSTRAINT adapter_kind_check CHECK (kind ~ '^[a-z][a-z0-9_-]{0,31}$')
+	);
+	CREATE TABLE iot.device (
+		device_id uuid CONSTRAINT device_pkey PRIMARY KEY,
+		name text NOT NULL CONSTRAINT device_name_key UNIQUE,
+		device_group_id uuid NOT NULL
+			CONSTRAINT device_device_group_id_fkey REFERENCES iot.device_group,
+		device_type_id uuid NOT NULL
+			CONSTRAINT device_device_type_id_fkey REFERENCES iot.device_type,
+		adapter_id uuid NOT NULL CONSTRAINT device_adapter_id_fkey REFERENCES iot.adapter,
+		enabled boolean NOT NULL DEFAULT true,
+		description text,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		-- a name that reads as a uuid could not be told from a device_id
+		CONSTRAINT device_name_check CHECK (
+			name ~ '^[A-Za-z0-9_.:-]{1,64}$'
+			AND name !~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
+			AND name !~* '^[0-9a-f]{32}$')
+	);
+	CREATE INDEX device_device_group_id_idx ON iot.device (device_group_id);
+	CREATE INDEX device_device_type_id_idx ON iot.device (device_type_id);
+	CREATE INDEX device_adapter_id_idx ON iot.device (adapter_id);
+	CREATE TABLE iot.sensor (
+		device_id uuid NOT NULL
+			CONSTRAINT sensor_device_id_fkey REFERENCES iot.device ON DELETE CASCADE,
+		parameter_id uuid NOT NULL CONSTRAINT sensor_parameter_id_fkey REFERENCES iot.parameter,
+		value_min double precision,
+		value_max double precision,
+		labels jsonb,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT sensor_pkey PRIMARY KEY (device_id, parameter_id),
+		CONSTRAINT sensor_bounds_check CHECK (value_min <= value_max)
+	);
+	CREATE INDEX sensor_parameter_id_idx ON iot.sensor (parameter_id);
+	CREATE TABLE iot.app_user (
+		app_user_id uuid CONSTRAINT app_user_pkey PRIMARY KEY,
+		username text NOT NULL CONSTRAINT app_user_username_key UNIQUE,
+		email text,
+		enabled boolean NOT NULL DEFAULT true,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT app_user_username_check CHECK (username ~ '^[^[:cntrl:]*]{1,128}$')
+	);
+	CREATE TABLE iot.user_group (
+		user_group_id uuid CONSTRAINT user_group_pkey PRIMARY KEY,
+		name text NOT NULL CONSTRAINT user_group_name_key UNIQUE,
+		description text,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT user_group_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$')
+	);
+	CREATE TABLE iot.user_group_member (
+		user_group_id uuid NOT NULL CONSTRAINT user_group_member_user_group_id_fkey
+			REFERENCES iot.user_group ON DELETE CASCADE,
+		app_user_id uuid NOT NULL CONSTRAINT user_group_member_app_user_id_fkey
+			REFERENCES iot.app_user ON DELETE CASCADE,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT user_group_member_pkey PRIMARY KEY (user_group_id, app_user_id)
+	);
+	CREATE INDEX user_group_member_app_user_id_idx ON iot.user_group_member (app_user_id);
+	CREATE TABLE iot.access_grant (
+		user_group_id uuid NOT NULL CONSTRAINT access_grant_user_group_id_fkey
+			REFERENCES iot.user_group ON DELETE CASCADE,
+		device_group_id uuid NOT NULL CONSTRAINT access_grant_device_group_id_fkey
+			REFERENCES iot.device_group ON DELETE CASCADE,
+		level text NOT NULL,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT access_grant_pkey PRIMARY KEY (user_group_id, device_group_id),
+		CONSTRAINT access_grant_level_check CHECK (level IN ('view', 'operate', 'manage'))
+	);
+	CREATE INDEX access_grant_device_group_id_idx ON iot.access_grant (device_group_id);
+	-- secrets that options name; readable by owner and worker alone
+	CREATE TABLE iot.secret (
+		name text CONSTRAINT secret_pkey PRIMARY KEY,
+		value text NOT NULL,
+		created_at timestamptz NOT NULL DEFAULT now()
+	);
+END
+$install$;
