@@ -1,0 +1,83 @@
+# iot: an IoT platform as a PostgreSQL extension
+#
+#   make            build iot.so, iot_worker.so, iot-pushd, iot-token and the device simulator
+#   make install    into the server that PG_CONFIG names (programs go beside psql)
+#   make demo       a command travels to a simulated device and comes back over WebSocket
+#   make test       every test, on private servers
+#   make bench      figures beside their limits
+
+EXTENSION    = iot
+EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" iot.control)
+MODULE_big   = iot
+CORE_OBJS    = $(patsubst %.c,%.o,$(wildcard src/core/*.c))
+OBJS         = $(patsubst %.c,%.o,$(wildcard src/*.c)) $(CORE_OBJS)
+SHLIB_LINK   = -lcjson
+SQL_MODULES  = $(sort $(wildcard sql/[0-9]*.sql))
+DATA_built   = sql/iot--$(EXTVERSION).sql
+DATA         = $(filter-out $(DATA_built), $(wildcard sql/iot--*.sql))
+
+PROGRAMS     = iot-pushd iot-token
+PUSHD_OBJS   = $(patsubst %.c,%.o,$(filter-out src/pushd/token.c, $(wildcard src/pushd/*.c)))
+SIM          = test/sim/iot-sim
+SIM_OBJS     = $(patsubst %.c,%.o,$(wildcard test/sim/*.c))
+PROGRAM_CFLAGS = -O2 -g -fstack-protector-strong -Wall -Wextra -Wno-unused-parameter $(COPT)
+
+WORKER       = bgworker/iot_worker
+WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
+
+DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
+EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
+			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built)
+
+# fmgr's signatures leave arguments unused, and the server's headers compare signs.
+PG_CFLAGS    = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
+PG_CPPFLAGS  = -I$(CURDIR)/src -I$(CURDIR) -MMD -MP
+# No bitcode: nothing of ours is worth inlining into a query, and it would ask for clang.
+override with_llvm = no
+
+PG_CONFIG   ?= pg_config
+PGXS        := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+.DEFAULT_GOAL := all
+all: $(if $(WORKER_OBJS),$(WORKER)$(DLSUFFIX)) $(if $(PUSHD_OBJS),$(PROGRAMS)) $(if $(SIM_OBJS),$(SIM))
+
+# One script from the modules; "OR REPLACE" belongs to updates only (an installation must never
+# take over an object that is already there).
+sql/iot--$(EXTVERSION).sql: $(SQL_MODULES) iot.control
+	sed -E 's/^CREATE OR REPLACE /CREATE /' $(SQL_MODULES) > $@.tmp && mv $@.tmp $@
+
+# The worker's library resolves iot's own symbols from iot.so, which is preloaded.
+$(WORKER)$(DLSUFFIX): $(WORKER_OBJS)
+	$(CC) $(CFLAGS) $(WORKER_OBJS) $(LDFLAGS) $(LDFLAGS_SL) -shared -o $@ -lmosquitto -lcurl -lcrypto
+
+iot-pushd: $(PUSHD_OBJS) $(CORE_OBJS)
+	$(CC) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -ljwt -lcjson -lcrypto -lm
+
+iot-token: src/pushd/token.o
+	$(CC) $^ $(LDFLAGS) -o $@ -ljwt
+
+$(SIM): $(SIM_OBJS) $(CORE_OBJS)
+	$(CC) $^ $(LDFLAGS) -o $@ -lmosquitto -lcjson -lm
+
+$(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS): %.o: %.c
+	$(CC) $(PROGRAM_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -c -o $@ $<
+
+install: install-more
+install-more: all
+	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)' '$(DESTDIR)$(bindir)'
+	$(if $(WORKER_OBJS),$(INSTALL_SHLIB) $(WORKER)$(DLSUFFIX) '$(DESTDIR)$(pkglibdir)/')
+	$(if $(PUSHD_OBJS),$(INSTALL_PROGRAM) $(PROGRAMS) '$(DESTDIR)$(bindir)/')
+
+uninstall: uninstall-more
+uninstall-more:
+	rm -f '$(DESTDIR)$(pkglibdir)/iot_worker$(DLSUFFIX)' $(PROGRAMS:%='$(DESTDIR)$(bindir)/%')
+
+# An installation below a folder of its own, for tests and the demo: no root, no touched server.
+stage:
+	@test -n "$(STAGE)" || { echo 'usage: make stage STAGE=folder' >&2; exit 1; }
+	$(MAKE) --no-print-directory install DESTDIR='$(STAGE)'
+
+.PHONY: install-more uninstall-more stage
+
+-include $(DEPENDS)

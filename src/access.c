@@ -1,0 +1,103 @@
+/*
+ * access.c
+ *		Who is asking: the user behind a call, for every permission check and every "who".
+ *
+ * A session of one of iot.authenticators speaks for the user in "sub" of request.jwt.claims; any
+ * other session is its role, whatever that setting holds, so that nobody names himself.  Both
+ * look past SECURITY DEFINER to the role that called.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/varlena.h"
+
+#include "access.h"
+#include "iot.h"
+
+PG_FUNCTION_INFO_V1(iot_current_username_sql);
+PG_FUNCTION_INFO_V1(iot_is_admin_sql);
+
+static bool
+session_is_authenticator(void)
+{
+	char	   *names;
+	List	   *list = NIL;
+	ListCell   *lc;
+	char	   *session_user;
+
+	if (iot_authenticators == NULL || iot_authenticators[0] == '\0')
+		return false;
+	names = pstrdup(iot_authenticators);
+	if (!SplitIdentifierString(names, ',', &list))
+		return false;
+	session_user = GetUserNameFromId(GetSessionUserId(), false);
+	foreach(lc, list)
+	{
+		if (strcmp((char *) lfirst(lc), session_user) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Name in "sub" of the claims, or NULL; raises an error where the claims are not JSON. */
+static char *
+claimed_username(void)
+{
+	const char *claims = GetConfigOption("request.jwt.claims", true, false);
+	Jsonb	   *object;
+	JsonbValue	buffer;
+	JsonbValue *sub;
+
+	if (claims == NULL || claims[0] == '\0')
+		return NULL;
+	object = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(claims)));
+	if (!JB_ROOT_IS_OBJECT(object))
+		return NULL;
+	sub = getKeyJsonValueFromContainer(&object->root, "sub", 3, &buffer);
+	if (sub == NULL || sub->type != jbvString || sub->val.string.len == 0)
+		return NULL;
+	return pnstrdup(sub->val.string.val, sub->val.string.len);
+}
+
+/* The acting user, in the current memory context; NULL where an authenticator names none. */
+char *
+iot_current_username(void)
+{
+	if (session_is_authenticator())
+		return claimed_username();
+	return GetUserNameFromId(GetOuterUserId(), false);
+}
+
+/* Whether the calling role is a superuser or a member of iot_admin. */
+bool
+iot_is_admin(void)
+{
+	Oid			caller = GetOuterUserId();
+	Oid			admin = get_role_oid("iot_admin", true);
+
+	return superuser_arg(caller) ||
+		(OidIsValid(admin) && has_privs_of_role(caller, admin));
+}
+
+/* iot_internal.current_username() returns text; STABLE PARALLEL RESTRICTED. */
+Datum
+iot_current_username_sql(PG_FUNCTION_ARGS)
+{
+	char	   *username = iot_current_username();
+
+	if (username == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(username));
+}
+
+/* iot_internal.is_admin() returns boolean; STABLE PARALLEL RESTRICTED. */
+Datum
+iot_is_admin_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(iot_is_admin());
+}

@@ -1,0 +1,12 @@
+/*
+ * compat.h
+ *		Differences between the supported server versions, and nothing else.
+ */
+#ifndef IOT_COMPAT_H
+#define IOT_COMPAT_H
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 190000
+#error "iot supports PostgreSQL 15 to 18"
+#endif
+
+#endif							/* IOT_COMPAT_H */

@@ -1,0 +1,113 @@
+/*
+ * iot.c
+ *		Loading of iot.so: settings, and registration of the launcher.
+ *
+ * Runs in the postmaster when preloaded, else in the first backend that calls one of our
+ * functions.  It starts no library and opens nothing: what a postmaster owns, every child
+ * inherits.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/varlena.h"
+
+#include "compat.h"
+#include "iot.h"
+
+#if __has_include("worker_slot.h")
+#include "worker_slot.h"
+#define HAVE_WORKER_SLOT 1
+#endif
+
+PG_MODULE_MAGIC;
+
+char	   *iot_databases = NULL;
+char	   *iot_authenticators = NULL;
+int			iot_max_workers = 32;
+int			iot_poll_interval = 500;
+bool		iot_wakeups = true;
+int			iot_command_ttl = 60;
+int			iot_max_payload_size = 64;
+bool		iot_preloaded = false;
+
+PGDLLEXPORT void _PG_init(void);
+
+/* Refuses what cannot be read as a list of identifiers, so that a typing error is told at reload. */
+static bool
+check_name_list(char **newval, void **extra, GucSource source)
+{
+	char	   *copy = pstrdup(*newval ? *newval : "");
+	List	   *names = NIL;
+	bool		valid = SplitIdentifierString(copy, ',', &names);
+
+	if (!valid)
+		GUC_check_errdetail("List syntax is invalid.");
+	list_free(names);
+	pfree(copy);
+	return valid;
+}
+
+void
+_PG_init(void)
+{
+	DefineCustomStringVariable("iot.databases",
+							   "Databases whose iot workers run.",
+							   "Comma-separated names. Follows a reload.",
+							   &iot_databases,
+							   "",
+							   PGC_SIGHUP, GUC_LIST_INPUT,
+							   check_name_list, NULL, NULL);
+	DefineCustomStringVariable("iot.authenticators",
+							   "Login roles whose request.jwt.claims name the acting user.",
+							   "Comma-separated roles, such as PostgREST's authenticator.",
+							   &iot_authenticators,
+							   "",
+							   PGC_SUSET, GUC_LIST_INPUT,
+							   check_name_list, NULL, NULL);
+	DefineCustomIntVariable("iot.max_workers",
+							"Most iot workers of all databases together.",
+							"Each also takes one of max_worker_processes.",
+							&iot_max_workers,
+							32, 2, 1024,
+							PGC_POSTMASTER, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("iot.poll_interval",
+							"Longest time a worker waits before it looks for work unasked.",
+							"Wake-ups make latency short; polling makes it bounded.",
+							&iot_poll_interval,
+							500, 10, 1000,
+							PGC_SIGHUP, GUC_UNIT_MS,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable("iot.wakeups",
+							 "Wakes workers at commit.",
+							 "Off leaves polling alone; for tests.",
+							 &iot_wakeups,
+							 true,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("iot.command_ttl",
+							"Time a command has to reach its device and be answered.",
+							"Used where neither the call nor the device type says another.",
+							&iot_command_ttl,
+							60, 1, 30 * 24 * 3600,
+							PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("iot.max_payload_size",
+							"Largest payload that is taken from a device or from iot.ingest().",
+							NULL,
+							&iot_max_payload_size,
+							64, 1, 16 * 1024,
+							PGC_SIGHUP, GUC_UNIT_KB,
+							NULL, NULL, NULL);
+	MarkGUCPrefixReserved("iot");
+
+	if (process_shared_preload_libraries_in_progress)
+	{
+		iot_preloaded = true;
+#ifdef HAVE_WORKER_SLOT
+		iot_worker_slot_init();
+#endif
+	}
+}
