@@ -1,0 +1,93 @@
+-- Making the tables, and adopting those of an earlier installation.
+
+-- Version of the tables that these functions know; iot.schema_version holds that of the data.
+CREATE OR REPLACE FUNCTION iot_internal.schema_version() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT 1
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.require_superuser(what text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user) THEN
+		RAISE EXCEPTION 'permission denied to call %', what
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = 'Only a superuser may do this.';
+	END IF;
+END
+$function$;
+
+-- Each area's part of a job, in the order in which their tables refer to each other.
+CREATE OR REPLACE FUNCTION iot_internal.run_areas(job text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	area text;
+BEGIN
+	FOREACH area IN ARRAY
+			ARRAY['registry', 'saga', 'telemetry', 'notification', 'push', 'operation'] LOOP
+		IF to_regprocedure(format('iot_internal.%s_%s()', job, area)) IS NOT NULL THEN
+			EXECUTE format('SELECT iot_internal.%s_%s()', job, area);
+		END IF;
+	END LOOP;
+END
+$function$;
+
+-- Everything that depends on the functions of this version and not on the rows: defaults, triggers,
+-- views, grants, comments.  Can be run at any time, and makes the same again.
+CREATE OR REPLACE FUNCTION iot_internal.arm() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	relation record;
+BEGIN
+	PERFORM iot_internal.run_areas('arm');
+	FOR relation IN
+		SELECT c.oid::regclass AS name, CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END AS kind
+		FROM pg_class c
+		WHERE c.relnamespace = 'iot'::regnamespace
+			AND c.relkind = ANY (ARRAY['r', 'p', 'v']::"char"[])
+			AND c.relowner <> 'iot_owner'::regrole LOOP
+		EXECUTE format('ALTER %s %s OWNER TO iot_owner', relation.kind, relation.name);
+	END LOOP;
+END
+$function$;
+
+-- What an extension's script makes belongs to the extension; the users' data must not: a dump
+-- carries the tables, and DROP EXTENSION leaves them alone.
+CREATE OR REPLACE FUNCTION iot_internal.detach() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	member record;
+BEGIN
+	FOR member IN
+		SELECT c.oid::regclass AS name,
+			CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS kind
+		FROM pg_depend d
+			JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'iot'
+			JOIN pg_class c ON c.oid = d.objid
+		WHERE d.classid = 'pg_class'::regclass
+			AND d.refclassid = 'pg_extension'::regclass
+			AND d.deptype = 'e'
+			AND c.relnamespace = 'iot'::regnamespace LOOP
+		EXECUTE format('ALTER EXTENSION iot DROP %s %s', member.kind, member.name);
+	END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot.install() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	fresh boolean := to_regclass('iot.schema_version') IS NULL;
+BEGIN
+	PERFORM iot_internal.require_superuser('iot.install()');
+	IF fresh THEN
+		PERFORM iot_internal.run_areas('install');
+	END IF;
+	PERFORM iot_internal.arm();
+	IF fresh THEN
+		PERFORM iot_internal.run_areas('seed');
+	END IF;
+	PERFORM iot_internal.detach();
+END
+$function$;
+COMMENT ON FUNCTION iot.install() IS
+	'make the tables where they are missing, and arm those that are there';

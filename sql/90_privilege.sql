@@ -1,0 +1,36 @@
+-- Who may call what.  Nobody may anything by default.
+
+DO $privilege$
+DECLARE
+	routine record;
+BEGIN
+	FOR routine IN
+		SELECT p.oid::pg_catalog.regprocedure AS name,
+			CASE p.prokind WHEN 'p' THEN 'PROCEDURE' ELSE 'FUNCTION' END AS kind,
+			p.prosecdef AS definer
+		FROM pg_catalog.pg_proc p
+		WHERE p.pronamespace = 'iot'::pg_catalog.regnamespace
+			OR p.pronamespace = 'iot_internal'::pg_catalog.regnamespace LOOP
+		EXECUTE pg_catalog.format('REVOKE ALL ON %s %s FROM PUBLIC', routine.kind, routine.name);
+		-- not the installing superuser's power, but that over the tables alone
+		IF routine.definer THEN
+			EXECUTE pg_catalog.format('ALTER %s %s OWNER TO iot_owner', routine.kind, routine.name);
+		END IF;
+	END LOOP;
+END
+$privilege$;
+
+REVOKE ALL ON SCHEMA iot, iot_internal FROM PUBLIC;
+GRANT USAGE ON SCHEMA iot TO iot_viewer, iot_operator, iot_admin, iot_worker, iot_pushd;
+GRANT USAGE, CREATE ON SCHEMA iot TO iot_owner;
+GRANT USAGE ON SCHEMA iot_internal TO iot_owner, iot_worker, iot_pushd;
+-- functions of the owner call each other
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA iot, iot_internal TO iot_owner;
+
+-- defaults, views and whoever asks need these
+GRANT EXECUTE ON FUNCTION iot_internal.uuidv7(), iot_internal.current_username(),
+	iot_internal.is_admin() TO iot_viewer, iot_operator, iot_admin, iot_worker, iot_pushd;
+GRANT EXECUTE ON FUNCTION iot.may(text, uuid, text)
+	TO iot_viewer, iot_operator, iot_admin, iot_worker, iot_pushd;
+GRANT EXECUTE ON FUNCTION iot.create_device(text, text[], text, text, text, uuid)
+	TO iot_operator, iot_admin;
