@@ -27,11 +27,17 @@ WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
 
 DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
 EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
-			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built)
+			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) tmp_check
 
 # fmgr's signatures leave arguments unused, and the server's headers compare signs.
 PG_CFLAGS    = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
 PG_CPPFLAGS  = -I$(CURDIR)/src -I$(CURDIR) -MMD -MP
+# installcheck runs against the server that is up and preloads iot; `make test` needs none.
+REGRESS      = $(patsubst test/sql/%.sql,%,$(wildcard test/sql/*.sql))
+REGRESS_OPTS = --inputdir=test
+ISOLATION    = $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
+ISOLATION_OPTS = --inputdir=test --outputdir=.
+
 # No bitcode: nothing of ours is worth inlining into a query, and it would ask for clang.
 override with_llvm = no
 
@@ -78,6 +84,21 @@ stage:
 	@test -n "$(STAGE)" || { echo 'usage: make stage STAGE=folder' >&2; exit 1; }
 	$(MAKE) --no-print-directory install DESTDIR='$(STAGE)'
 
-.PHONY: install-more uninstall-more stage
+# Unit tests of the plain C core, one program a file; those of the daemon's parts include them.
+UNIT         = $(patsubst %.c,%,$(wildcard test/unit/*.c))
+$(UNIT): %: %.c $(CORE_OBJS)
+	$(CC) $(PROGRAM_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -MF $@.d -o $@ $< $(CORE_OBJS) \
+		$(LDFLAGS) -lcmocka -lcjson -ljwt -lcrypto -lm
+unit: $(UNIT)
+	@set -e; for program in $(UNIT); do ./$$program; done
 
--include $(DEPENDS)
+test:
+	+test/run $(TESTS)
+demo:
+	+test/demo/demo
+bench:
+	+test/bench/bench $(BENCH)
+
+.PHONY: install-more uninstall-more stage unit test demo bench
+
+-include $(DEPENDS) $(wildcard test/unit/*.d)

@@ -1,0 +1,133 @@
+# Shell functions that the test run, the demo and the benchmarks share.  Sourced by bash.
+#
+# private_folder   a folder of our own below /tmp, in $top, removed at the end together with every
+#                  process that still works in it
+# drop_privileges  runs a command as an ordinary user, since servers refuse root
+# copy_source      the tree as it stands, where that user can read it
+
+source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+
+# The server that PG_CONFIG names, else the newest whose headers are there.
+find_pg_config()
+{
+	local candidate
+
+	if [ -z "${PG_CONFIG:-}" ]; then
+		PG_CONFIG=pg_config
+		for candidate in $(ls -d /usr/lib/postgresql/*/bin/pg_config 2>/dev/null | sort -t/ -k5n); do
+			[ -e "$("$candidate" --pgxs)" ] && PG_CONFIG=$candidate
+		done
+	fi
+	export PG_CONFIG
+	command -v "$PG_CONFIG" >/dev/null || { echo "no pg_config: is a server installed?" >&2; exit 1; }
+	pg_bindir=$("$PG_CONFIG" --bindir)
+}
+
+# Short, since the path of a unix socket ends at 107 bytes.
+private_folder()
+{
+	top=$(mktemp -d "${TMPDIR:-/tmp}/iot-$1.XXXXXX")
+	chmod 755 "$top"
+	trap 'remove_private_folder' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+}
+
+# Ids of the processes whose working folder is below ours: nobody else's can be.
+processes_in_folder()
+{
+	local entry folder
+
+	for entry in /proc/[0-9]*; do
+		folder=$(readlink "$entry/cwd" 2>/dev/null) || continue
+		[[ $folder == "$top"/* ]] && echo "${entry#/proc/}"
+	done
+	return 0
+}
+
+remove_private_folder()
+{
+	local status=$? pids tries
+
+	trap '' INT TERM HUP
+	cd /
+	pids=$(processes_in_folder)
+	if [ -n "$pids" ]; then
+		kill -TERM $pids 2>/dev/null
+		for tries in {1..50}; do
+			pids=$(processes_in_folder)
+			[ -n "$pids" ] || break
+			[ "$tries" -eq 15 ] && kill -QUIT $pids 2>/dev/null
+			[ "$tries" -eq 40 ] && kill -KILL $pids 2>/dev/null
+			sleep 0.1
+		done
+	fi
+	[ -n "${IOT_KEEP:-}" ] && echo "kept: $top" >&2 || rm -rf "$top"
+	exit "$status"
+}
+
+# The account that servers run as: ourselves, unless we are root.
+ordinary_user()
+{
+	if [ "$(id -u)" -ne 0 ]; then
+		id -un
+	elif id nobody >/dev/null 2>&1; then
+		echo nobody
+	else
+		echo postgres
+	fi
+}
+
+# Runs a command as that user, with an environment that names no server but ours.
+drop_privileges()
+{
+	local user drop=()
+
+	user=$(ordinary_user)
+	if [ "$(id -u)" -eq 0 ]; then
+		drop=(setpriv --reuid "$user" --regid "$(id -g "$user")" --clear-groups --)
+	fi
+	env -u PGHOST -u PGPORT -u PGUSER -u PGDATABASE -u PGDATA -u PGSERVICE -u PGPASSFILE \
+		-u MAKEFLAGS -u MFLAGS -u MAKELEVEL -u DESTDIR \
+		HOME="$top" TMPDIR="$top/tmp" LC_ALL=C TZ=UTC PG_CONFIG="$PG_CONFIG" \
+		PATH="$pg_bindir:$PATH:/usr/sbin" "${drop[@]}" "$@"
+}
+
+# copy_source [what was built too]: $top/src, and $top/tmp for what is made on the way.
+copy_source()
+{
+	local exclude=(--exclude=./.git --exclude='./tmp_check*')
+
+	if [ "${1:-}" != built ]; then
+		exclude+=(--exclude='*.o' --exclude='*.d' --exclude='*.so' --exclude='*.bc'
+			--exclude='./sql/iot--*.sql' --exclude=./iot-pushd --exclude=./iot-token
+			--exclude=./test/sim/iot-sim)
+	fi
+	mkdir -p "$top/src" "$top/tmp"
+	tar -C "$source_dir" -cf - "${exclude[@]}" . | tar -C "$top/src" -xf - --no-same-owner
+	if [ "$(id -u)" -eq 0 ]; then
+		chown -R "$(ordinary_user):" "$top"
+	fi
+}
+
+# Settings with which a server takes the extension from the staged installation $1.
+stage_conf()
+{
+	local version
+
+	version=$("$PG_CONFIG" --version | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+	if [ "$version" -ge 18 ]; then
+		echo "extension_control_path = '$1$("$PG_CONFIG" --sharedir):\$system'"
+	else
+		echo "extension_destdir = '$1'"
+	fi
+	echo "dynamic_library_path = '$1$("$PG_CONFIG" --pkglibdir):\$libdir'"
+}
+
+# A port on the loopback interface that nobody listens on.
+free_port()
+{
+	perl -MIO::Socket::INET -e '
+		my $s = IO::Socket::INET->new(Listen => 1, LocalAddr => "127.0.0.1", LocalPort => 0) or die $!;
+		print $s->sockport, "\n"'
+}
