@@ -39,6 +39,7 @@ BEGIN
 		event_at timestamptz NOT NULL,
 		created_at timestamptz NOT NULL DEFAULT now()
 	);
+	CREATE INDEX notification_event_id_idx ON iot.notification (event_id);
 	CREATE INDEX notification_created_at_idx ON iot.notification USING brin (created_at);
 	CREATE TABLE iot.delivery (
 		seq bigint NOT NULL CONSTRAINT delivery_seq_fkey REFERENCES iot.notification ON DELETE CASCADE,
@@ -47,6 +48,7 @@ BEGIN
 		status text NOT NULL DEFAULT 'PENDING',
 		attempts integer NOT NULL DEFAULT 0,
 		next_attempt_at timestamptz NOT NULL DEFAULT now(),
+		started_at timestamptz,
 		last_error text,
 		created_at timestamptz NOT NULL DEFAULT now(),
 		delivered_at timestamptz,
@@ -54,7 +56,9 @@ BEGIN
 		CONSTRAINT delivery_status_check CHECK (status IN ('PENDING', 'DELIVERED', 'FAILED'))
 	) WITH (fillfactor = 70);
 	CREATE INDEX delivery_next_attempt_at_idx ON iot.delivery (next_attempt_at)
-		WHERE status = 'PENDING';
+		WHERE status = 'PENDING' AND channel = 'push';
+	CREATE INDEX delivery_recipient_next_attempt_at_idx ON iot.delivery (recipient, next_attempt_at)
+		WHERE status = 'PENDING' AND channel = 'webhook';
 	CREATE INDEX delivery_recipient_seq_idx ON iot.delivery (recipient, seq)
 		WHERE status = 'PENDING';
 	CREATE TABLE iot.notification_read (
