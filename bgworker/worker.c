@@ -1,0 +1,445 @@
+/*
+ * worker.c
+ *		What every worker process does alike: start, transactions, waiting, saying how it is.
+ *
+ * Runs in the notifier and in each adapter.  Every transaction of a worker goes through
+ * iot_try_xact(), the one place that outlives an ERROR; anything raised outside of it ends the
+ * process with status 1, and who started the worker starts it again.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "storage/proc.h"
+#include "tcop/tcopprot.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#include "bgworker/worker.h"
+#include "compat.h"
+#include "iot.h"
+#include "plan.h"
+
+PG_MODULE_MAGIC;
+
+#define XACT_TIMEOUT_MS			30000
+#define HEARTBEAT_INTERVAL_MS	5000
+#define IDLE_REMINDER_MS		60000	/* how often an idle worker says why */
+#define ERROR_REMINDER_MS		10000	/* how often the same error is logged */
+#define STAT_FLUSH_MS			500
+
+static char subject[NAMEDATALEN * 3];
+static ErrorContextCallback subject_callback;
+static const char *idle_reason = NULL;
+static TimestampTz idle_logged_at = 0;
+static bool heartbeat_due = true;
+static TimestampTz heartbeat_at = 0;
+static TimestampTz stat_flushed_at = 0;
+
+static struct
+{
+	int			sqlerrcode;
+	const char *activity;
+	TimestampTz logged_at;
+	int			suppressed;
+}			last_error;
+
+static IotPlan gate = {
+	"SELECT g.version, g.paused, g.system_identifier, g.database_oid"
+	" FROM iot_internal.worker_gate() g",
+	0, {0}
+};
+
+static IotPlan heartbeat = {
+	"SELECT iot_internal.worker_heartbeat($1, $2, $3, $4, $5, $6, $7::jsonb)",
+	7, {TEXTOID, TEXTOID, UUIDOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
+};
+
+static void
+subject_context(void *arg)
+{
+	if (subject[0] != '\0')
+		errcontext("%s", subject);
+}
+
+/* Names what the worker is busy with, for each line of its log from now on. */
+void
+iot_worker_subject(const char *text)
+{
+	strlcpy(subject, text, sizeof(subject));
+}
+
+bool
+iot_sqlstate_is_refusal(int sqlerrcode)
+{
+	int			class = ERRCODE_TO_CATEGORY(sqlerrcode);
+
+	return class == ERRCODE_DATA_EXCEPTION || class == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION;
+}
+
+/*
+ * NULL where the worker may work, else why not.  Holds the extension against DROP until the end
+ * of the transaction, and from then on acts as iot_worker.  Fails closed: a copy that is not the
+ * original counts as paused even before anybody wrote so down.
+ */
+static const char *
+gate_closed(int flags)
+{
+	Oid			extension = get_extension_oid("iot", true);
+	Oid			worker;
+	Oid			schema;
+
+	if (!OidIsValid(extension))
+		return "extension \"iot\" is not installed in this database";
+	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	if (get_extension_oid("iot", true) != extension)
+		return "extension \"iot\" is being replaced";
+	worker = get_role_oid("iot_worker", true);
+	if (!OidIsValid(worker))
+		return "role \"iot_worker\" does not exist; run \"SELECT iot.install()\"";
+	schema = get_namespace_oid("iot", true);
+	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("epoch", schema)) ||
+		!OidIsValid(get_relname_relid("schema_version", schema)))
+		return "the tables are not installed; run \"SELECT iot.install()\"";
+
+	/* the flag keeps what our inserts fire from taking the session's own role back */
+	SetUserIdAndSecContext(worker, SECURITY_LOCAL_USERID_CHANGE);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	SPI_connect();
+	if (iot_plan_execute(&gate, NULL, NULL) != 1)
+		return "the tables are not complete; run \"SELECT iot.install()\"";
+	else
+	{
+		HeapTuple	row = SPI_tuptable->vals[0];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		bool		isnull;
+		int			version = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
+		bool		paused = DatumGetBool(SPI_getbinval(row, desc, 2, &isnull));
+		uint64		system = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
+		Oid			database = DatumGetObjectId(SPI_getbinval(row, desc, 4, &isnull));
+
+		if (version < IOT_SCHEMA_VERSION)
+			return "the tables are older than the functions; run \"SELECT iot.migrate()\"";
+		if (version > IOT_SCHEMA_VERSION)
+			return "the tables are newer than the library; install the newer iot";
+		if (flags & IOT_XACT_WHILE_PAUSED)
+			return NULL;
+		if (paused)
+			return "paused; run \"SELECT iot.resume()\"";
+		if (system != GetSystemIdentifier() || database != MyDatabaseId)
+			return "paused: this database is a copy; run \"SELECT iot.resume()\"";
+	}
+	return NULL;
+}
+
+/* Logs each new reason at once and a standing one now and then. */
+static void
+note_idle(const char *reason)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (reason == NULL)
+	{
+		if (idle_reason != NULL)
+			ereport(LOG, (errmsg("iot worker works again")));
+		idle_reason = NULL;
+		return;
+	}
+	if (reason != idle_reason ||
+		TimestampDifferenceExceeds(idle_logged_at, now, IDLE_REMINDER_MS))
+	{
+		ereport(LOG, (errmsg("iot worker is idle: %s", reason)));
+		idle_logged_at = now;
+		iot_worker_state("idle", reason);
+	}
+	idle_reason = reason;
+}
+
+/* Why the last transaction was not let in; NULL where it was. */
+const char *
+iot_worker_idle_reason(void)
+{
+	return idle_reason;
+}
+
+/*
+ * One line per failure, but the same failure over and over only now and then.  A refusal is told
+ * by the dead letter it leads to.
+ */
+static void
+log_error(ErrorData *edata, const char *activity)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	iot_worker_slot_count(IOT_COUNT_ERRORS, 1);
+	if (iot_sqlstate_is_refusal(edata->sqlerrcode))
+		edata->elevel = DEBUG1;
+	else if (edata->sqlerrcode == last_error.sqlerrcode && activity == last_error.activity &&
+			 !TimestampDifferenceExceeds(last_error.logged_at, now, ERROR_REMINDER_MS))
+	{
+		last_error.suppressed++;
+		return;
+	}
+	else
+	{
+		edata->elevel = LOG;
+		if (last_error.suppressed > 0)
+			ereport(LOG,
+					(errmsg("could not %s: %d more times the same", last_error.activity,
+							last_error.suppressed)));
+		last_error.sqlerrcode = edata->sqlerrcode;
+		last_error.activity = activity;
+		last_error.logged_at = now;
+		last_error.suppressed = 0;
+	}
+	/* its own context says more than ours would, and already holds ours */
+	edata->output_to_client = false;
+	error_context_stack = NULL;
+	ThrowErrorData(edata);
+	error_context_stack = &subject_callback;
+}
+
+/*
+ * Runs body in a transaction of its own, as iot_worker, connected to SPI, and commits.  activity
+ * is a constant in the imperative ("store measurements"): it shows in pg_stat_activity and in the
+ * log.  Raises nothing that the body raised; error, where given, is filled unless the outcome is
+ * IOT_XACT_DONE or IOT_XACT_IDLE.  The caller's memory context is current afterwards, and the
+ * commit is on disk, whatever synchronous_commit was configured to be.
+ */
+IotXactOutcome
+iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXactError *error)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	Oid			userid;
+	int			sec_context;
+	volatile IotXactOutcome outcome = IOT_XACT_FAILED;
+	const char *volatile closed = NULL;
+
+	Assert(!IsTransactionState());
+	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
+		SetConfigOption("synchronous_commit", "on", PGC_SUSET, PGC_S_OVERRIDE);
+	GetUserIdAndSecContext(&userid, &sec_context);
+	pgstat_report_activity(STATE_RUNNING, activity);
+	SetCurrentStatementStartTimestamp();
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		if (!(flags & IOT_XACT_LONG))
+			enable_timeout_after(STATEMENT_TIMEOUT, XACT_TIMEOUT_MS);
+		closed = gate_closed(flags);
+		if (closed == NULL)
+			body(arg);
+		if (ActiveSnapshotSet())
+		{
+			SPI_finish();
+			PopActiveSnapshot();
+		}
+		/* what is deferred to the commit still runs as iot_worker */
+		CommitTransactionCommand();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		SetUserIdAndSecContext(userid, sec_context);
+		outcome = closed == NULL ? IOT_XACT_DONE : IOT_XACT_IDLE;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(caller);
+		edata = CopyErrorData();
+		FlushErrorState();
+		disable_timeout(STATEMENT_TIMEOUT, false);
+		AbortCurrentTransaction();
+		SetUserIdAndSecContext(userid, sec_context);
+		MemoryContextSwitchTo(caller);
+		outcome = iot_sqlstate_is_refusal(edata->sqlerrcode) ? IOT_XACT_REFUSED : IOT_XACT_FAILED;
+		if (error != NULL)
+		{
+			error->sqlerrcode = edata->sqlerrcode;
+			error->message = edata->message != NULL ? pstrdup(edata->message) : pstrdup("");
+		}
+		log_error(edata, activity);
+		FreeErrorData(edata);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	if (outcome == IOT_XACT_DONE || outcome == IOT_XACT_IDLE)
+		note_idle(closed);
+	(void) pgstat_report_stat(false);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return outcome;
+}
+
+/*
+ * Makes the process a worker: signals, database, slot, settings.  Exits with status 0 where
+ * another process is this worker already.
+ */
+void
+iot_worker_start(IotWorkerKind kind, Oid database, const pg_uuid_t *adapter_id, const char *name)
+{
+	IotWorkerKey key = {.kind = kind, .database = database};
+	char		appname[NAMEDATALEN];
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+	if (OidIsValid(database))
+		BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	else
+		BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+
+	snprintf(subject, sizeof(subject), "iot %s", name);
+	subject_callback.callback = subject_context;
+	subject_callback.previous = NULL;
+	error_context_stack = &subject_callback;
+
+	if (adapter_id != NULL)
+		key.adapter_id = *adapter_id;
+	if (!iot_worker_slot_attach(&key, name))
+	{
+		ereport(DEBUG1, (errmsg("another process is this worker already, or no slot is free")));
+		proc_exit(0);
+	}
+	snprintf(appname, sizeof(appname), "iot %s", name);
+	pgstat_report_appname(appname);
+	pgstat_report_activity(STATE_IDLE, NULL);
+	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_SUSET, PGC_S_OVERRIDE);
+	/* a waiter holds back the xmin horizon: give up before two seconds, and come again */
+	SetConfigOption("lock_timeout", "1500ms", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_read_only", "off", PGC_SUSET, PGC_S_OVERRIDE);
+	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET,
+					PGC_S_OVERRIDE);
+	ereport(LOG, (errmsg("iot %s started", name)));
+}
+
+/* Exits for good (status 0): who started the worker decides about another one. */
+void
+iot_worker_leave(const char *reason)
+{
+	IotWorkerInfo self;
+
+	if (iot_worker_slot_self(&self))
+		ereport(LOG, (errmsg("iot %s stops: %s", self.name, reason)));
+	proc_exit(0);
+}
+
+/* To be called each turn of a loop and inside long ones, outside transactions. */
+void
+iot_worker_check_interrupts(void)
+{
+	Assert(!IsTransactionState());
+	/* a cancel that found no statement has nothing to cancel */
+	if (!ProcDiePending)
+		QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (iot_worker_slot_stop_requested())
+		iot_worker_leave("no longer wanted");
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/*
+ * Sleeps until the latch is set, the socket is ready (PGINVALID_SOCKET: none) or the time is up;
+ * returns which.  Before a sleep, what the worker wrote is told to the statistics.
+ */
+uint32
+iot_worker_wait(uint32 socket_events, pgsocket socket, long timeout_ms)
+{
+	uint32		events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+	uint32		occurred;
+	TimestampTz now = GetCurrentTimestamp();
+
+	iot_worker_slot_beat();
+	if (timeout_ms > 0 && TimestampDifferenceExceeds(stat_flushed_at, now, STAT_FLUSH_MS))
+	{
+		(void) pgstat_report_stat(true);
+		stat_flushed_at = now;
+	}
+	if (socket != PGINVALID_SOCKET && socket_events != 0)
+		occurred = WaitLatchOrSocket(MyLatch, events | socket_events, socket,
+									 Max(timeout_ms, 0), PG_WAIT_EXTENSION);
+	else
+		occurred = WaitLatch(MyLatch, events, Max(timeout_ms, 0), PG_WAIT_EXTENSION);
+	if (occurred & WL_LATCH_SET)
+		ResetLatch(MyLatch);
+	return occurred;
+}
+
+/* What operators see; the log is the caller's business. */
+void
+iot_worker_state(const char *state, const char *detail)
+{
+	IotWorkerInfo self;
+
+	if (!iot_worker_slot_self(&self))
+		return;
+	if (detail == NULL)
+		detail = "";
+	if (strcmp(self.state, state) != 0 || strcmp(self.detail, detail) != 0)
+	{
+		iot_worker_slot_state(state, detail);
+		heartbeat_due = true;
+	}
+}
+
+static void
+heartbeat_body(void *arg)
+{
+	IotWorkerInfo *self = arg;
+	Datum		values[7];
+	char		nulls[] = "       ";
+
+	values[0] = CStringGetTextDatum(self->name);
+	values[1] = CStringGetTextDatum(iot_worker_kind_name(self->key.kind));
+	values[2] = UUIDPGetDatum(&self->key.adapter_id);
+	if (self->key.kind != IOT_WORKER_ADAPTER)
+		nulls[2] = 'n';
+	values[3] = Int32GetDatum(self->pid);
+	values[4] = CStringGetTextDatum(self->state);
+	values[5] = CStringGetTextDatum(self->detail);
+	if (self->detail[0] == '\0')
+		nulls[5] = 'n';
+	values[6] = CStringGetTextDatum(iot_worker_counters_json(self->counters));
+	iot_plan_execute(&heartbeat, values, nulls);
+}
+
+/* Writes the worker's row of iot.worker where its state changed or some seconds have passed. */
+void
+iot_worker_heartbeat(void)
+{
+	IotWorkerInfo self;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!heartbeat_due && !TimestampDifferenceExceeds(heartbeat_at, now, HEARTBEAT_INTERVAL_MS))
+		return;
+	if (!iot_worker_slot_self(&self))
+		return;
+	heartbeat_due = false;
+	heartbeat_at = now;
+	(void) iot_try_xact("write heartbeat", IOT_XACT_WHILE_PAUSED, heartbeat_body, &self, NULL);
+}
