@@ -1,11 +1,5 @@
 -- Making the tables, and adopting those of an earlier installation.
 
--- Version of the tables that these functions know; iot.schema_version holds that of the data.
-CREATE OR REPLACE FUNCTION iot_internal.schema_version() RETURNS integer
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT 1
-$function$;
-
 CREATE OR REPLACE FUNCTION iot_internal.require_superuser(what text) RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -73,21 +67,75 @@ BEGIN
 END
 $function$;
 
-CREATE OR REPLACE FUNCTION iot.install() RETURNS void
+CREATE OR REPLACE FUNCTION iot.migrate() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-	fresh boolean := to_regclass('iot.schema_version') IS NULL;
+	version integer;
+BEGIN
+	PERFORM iot_internal.require_superuser('iot.migrate()');
+	IF to_regclass('iot.schema_version') IS NULL THEN
+		RAISE EXCEPTION 'iot has no tables in this database'
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = 'Run "SELECT iot.install()".';
+	END IF;
+	SELECT v.version INTO version FROM iot.schema_version v FOR UPDATE;
+	IF version > iot_internal.schema_version() THEN
+		RAISE EXCEPTION 'the tables of iot have version %, its functions know version %',
+				version, iot_internal.schema_version()
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = 'Install the newer extension and run "ALTER EXTENSION iot UPDATE".';
+	END IF;
+	FOR step IN coalesce(version, iot_internal.schema_version()) + 1
+			.. iot_internal.schema_version() LOOP
+		EXECUTE format('SELECT iot_internal.migrate_to_%s()', step);
+		UPDATE iot.schema_version SET version = step, migrated_at = now();
+	END LOOP;
+	PERFORM iot_internal.arm();
+	PERFORM iot_internal.detach();
+END
+$function$;
+COMMENT ON FUNCTION iot.migrate() IS
+	'bring the tables to the version of the functions, and arm them again';
+
+CREATE OR REPLACE FUNCTION iot.install() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	PERFORM iot_internal.require_superuser('iot.install()');
-	IF fresh THEN
-		PERFORM iot_internal.run_areas('install');
+	IF to_regclass('iot.schema_version') IS NOT NULL THEN
+		PERFORM iot.migrate();
+		RETURN;
 	END IF;
+	PERFORM iot_internal.run_areas('install');
 	PERFORM iot_internal.arm();
-	IF fresh THEN
-		PERFORM iot_internal.run_areas('seed');
-	END IF;
+	PERFORM iot_internal.run_areas('seed');
+	PERFORM iot_internal.maintain_step();
 	PERFORM iot_internal.detach();
 END
 $function$;
 COMMENT ON FUNCTION iot.install() IS
-	'make the tables where they are missing, and arm those that are there';
+	'make the tables where there are none, adopt and arm those that are there';
+
+CREATE OR REPLACE FUNCTION iot.resume() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	state text;
+BEGIN
+	IF NOT iot_internal.is_admin() THEN
+		RAISE EXCEPTION 'permission denied to call iot.resume()'
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = 'Adapters and deliveries of a copy are released by a member of iot_admin.';
+	END IF;
+	state := iot_internal.check_epoch();
+	IF state = 'ok' THEN
+		RAISE NOTICE 'iot is not paused';
+	ELSIF state = 'paused' THEN
+		UPDATE iot.epoch SET paused = false;
+	ELSE
+		RAISE EXCEPTION 'iot cannot be resumed: its state is "%"', state
+			USING ERRCODE = 'object_not_in_prerequisite_state',
+				HINT = 'SELECT * FROM iot.check() says what to do first.';
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION iot.resume() IS
+	'let the adapters and deliveries of a restored or cloned database speak to the world';

@@ -61,6 +61,7 @@ BEGIN
 		WHERE status = 'PENDING' AND channel = 'webhook';
 	CREATE INDEX delivery_recipient_seq_idx ON iot.delivery (recipient, seq)
 		WHERE status = 'PENDING';
+	CREATE INDEX delivery_created_at_idx ON iot.delivery USING brin (created_at);
 	CREATE TABLE iot.notification_read (
 		username text CONSTRAINT notification_read_pkey PRIMARY KEY,
 		up_to_seq bigint NOT NULL DEFAULT 0,

@@ -25,7 +25,7 @@ GRANT USAGE ON SCHEMA iot TO iot_viewer, iot_operator, iot_admin, iot_worker, io
 GRANT USAGE, CREATE ON SCHEMA iot TO iot_owner;
 GRANT USAGE ON SCHEMA iot_internal TO iot_owner, iot_worker, iot_pushd;
 -- functions of the owner call each other
-GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA iot, iot_internal TO iot_owner;
+GRANT EXECUTE ON ALL ROUTINES IN SCHEMA iot, iot_internal TO iot_owner;
 
 -- defaults, views and whoever asks need these
 GRANT EXECUTE ON FUNCTION iot_internal.uuidv7(), iot_internal.current_username(),
@@ -34,3 +34,8 @@ GRANT EXECUTE ON FUNCTION iot.may(text, uuid, text)
 	TO iot_viewer, iot_operator, iot_admin, iot_worker, iot_pushd;
 GRANT EXECUTE ON FUNCTION iot.create_device(text, text[], text, text, text, uuid)
 	TO iot_operator, iot_admin;
+GRANT EXECUTE ON FUNCTION iot_internal.check_epoch(), iot_internal.epoch_state(),
+	iot_internal.schema_version() TO iot_worker, iot_pushd, iot_admin;
+GRANT EXECUTE ON FUNCTION iot_internal.maintain_step() TO iot_worker, iot_admin;
+GRANT EXECUTE ON PROCEDURE iot.maintain() TO iot_worker, iot_admin;
+GRANT EXECUTE ON FUNCTION iot.resume() TO iot_admin;

@@ -1,0 +1,284 @@
+-- Maintenance: partitions ahead of time, and rows that have been kept long enough.
+--
+-- Work comes in steps that end within a second or two, each a transaction of its own, because no
+-- snapshot of ours may hold back vacuum, nor a lock of ours hold up a device.
+
+-- Partitions of a table with the range that each covers.  A range without an end is infinite.
+CREATE OR REPLACE FUNCTION iot_internal.partitions(parent regclass)
+RETURNS TABLE (partition regclass, lower timestamptz, upper timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC' AS $function$
+	SELECT c.oid::pg_catalog.regclass,
+		coalesce(pg_catalog.substring(b.bound, $$FROM \('([^']*)'\)$$)::timestamptz, '-infinity'),
+		coalesce(pg_catalog.substring(b.bound, $$TO \('([^']*)'\)$$)::timestamptz, 'infinity')
+	FROM pg_catalog.pg_inherits i
+		JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+		CROSS JOIN LATERAL pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS b (bound)
+	WHERE i.inhparent = parent AND b.bound <> 'DEFAULT'
+$function$;
+
+-- Make one day's partition of a table, and bring in the day's rows that had to go to the DEFAULT
+-- partition meanwhile; true where it had to move some.  Gives up with lock_not_available rather
+-- than queue behind a long transaction, since everybody else would queue behind us.
+CREATE OR REPLACE FUNCTION iot_internal.make_partition(parent regclass, day date) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET datestyle = 'ISO' SET timezone = 'UTC' SET lock_timeout = '200ms' AS $function$
+DECLARE
+	time_column text := CASE parent WHEN 'iot.event'::regclass THEN 'created_at' ELSE 'ts' END;
+	parent_name text := (SELECT c.relname FROM pg_class c WHERE c.oid = parent);
+	partition text := format('iot.%I', parent_name || to_char(day, '_YYYYMMDD'));
+	fallback text := format('iot.%I', parent_name || '_default');
+	range text := format('%1$I >= %2$L AND %1$I < %3$L', time_column,
+		day::timestamptz, (day + 1)::timestamptz);
+	strays boolean;
+BEGIN
+	EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS '
+		'INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION)', partition, parent);
+	-- the check spares ATTACH the reading of the rows, under its locks
+	EXECUTE format('ALTER TABLE %s ADD CONSTRAINT day_check CHECK (%s)', partition, range);
+	EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', fallback, range) INTO strays;
+	IF strays THEN
+		-- most of them beside the writers, what came meanwhile under the lock
+		EXECUTE format('WITH gone AS (DELETE FROM %s WHERE %s RETURNING *) '
+			'INSERT INTO %s SELECT * FROM gone', fallback, range, partition);
+		EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', fallback);
+		EXECUTE format('WITH gone AS (DELETE FROM %s WHERE %s RETURNING *) '
+			'INSERT INTO %s SELECT * FROM gone', fallback, range, partition);
+	END IF;
+	EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)',
+		parent, partition, day::timestamptz, (day + 1)::timestamptz);
+	EXECUTE format('ALTER TABLE %s DROP CONSTRAINT day_check', partition);
+	RETURN strays;
+END
+$function$;
+
+-- Days for which a table needs a partition and has none: those of the coming week, and those of
+-- rows in its DEFAULT partition that are neither too old to keep nor from a far future.
+CREATE OR REPLACE FUNCTION iot_internal.missing_days(parent regclass, oldest timestamptz)
+RETURNS SETOF date
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET timezone = 'UTC' AS $function$
+DECLARE
+	last_day date := now()::date + 7;
+BEGIN
+	RETURN QUERY EXECUTE format(
+		'SELECT w.day FROM (
+			SELECT generate_series(now()::date, %3$L::date, ''1 day'')::date AS day
+			UNION
+			SELECT s.%1$I::date FROM iot.%2$I s
+				WHERE s.%1$I >= %4$L AND s.%1$I < %3$L::date + 1) w
+		WHERE NOT EXISTS (
+			SELECT FROM iot_internal.partitions($1) p
+			WHERE p.lower < (w.day + 1)::timestamptz AND p.upper > w.day::timestamptz)
+		ORDER BY w.day',
+		CASE parent WHEN 'iot.event'::regclass THEN 'created_at' ELSE 'ts' END,
+		(SELECT c.relname || '_default' FROM pg_class c WHERE c.oid = parent),
+		last_day, oldest) USING parent;
+END
+$function$;
+
+-- Whether a consumer can still want rows of a partition of the log: those that were not visible in
+-- its last snapshot.  Rows that came with a copy are not offered at all.
+CREATE OR REPLACE FUNCTION iot_internal.has_unread(partition regclass, last pg_snapshot)
+RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	unread boolean;
+BEGIN
+	EXECUTE format(
+		'SELECT EXISTS (
+			SELECT FROM %s e
+			WHERE e.xid >= pg_snapshot_xmin($1)
+				AND NOT pg_visible_in_snapshot(e.xid, $1)
+				AND e.id > (SELECT p.first_event_id FROM iot.epoch p))', partition)
+		INTO unread USING last;
+	RETURN unread;
+END
+$function$;
+
+-- Consumers whose position counts: not those of adapters that are gone or switched off, whose
+-- commands expire anyway.
+CREATE OR REPLACE FUNCTION iot_internal.live_consumers()
+RETURNS TABLE (name text, last pg_snapshot, advanced_at timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT c.name, c.last, c.advanced_at FROM iot.consumer c
+	WHERE c.live
+		AND (NOT pg_catalog.starts_with(c.name, 'adapter:')
+			OR EXISTS (
+				SELECT FROM iot.adapter a
+				WHERE 'adapter:' || a.adapter_id::pg_catalog.text = c.name AND a.enabled))
+$function$;
+
+-- Drop one partition whose rows have all been kept long enough; true where one went.
+CREATE OR REPLACE FUNCTION iot_internal.drop_partition(parent regclass) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '200ms' AS $function$
+DECLARE
+	kept record;
+	old record;
+	reader record;
+BEGIN
+	SELECT r.keep, r.cap INTO kept FROM iot.retention r
+		JOIN pg_class c ON c.relname = r.relation WHERE c.oid = parent;
+	FOR old IN
+		SELECT p.partition, p.upper FROM iot_internal.partitions(parent) p
+		WHERE p.upper <= now() - kept.keep ORDER BY p.upper LOOP
+		IF parent = 'iot.event'::regclass THEN
+			SELECT c.name, c.advanced_at INTO reader FROM iot_internal.live_consumers() c
+				WHERE iot_internal.has_unread(old.partition, c.last)
+				ORDER BY c.advanced_at LIMIT 1;
+			IF FOUND THEN
+				-- later partitions are unread as well
+				EXIT WHEN kept.cap IS NULL OR old.upper > now() - kept.cap;
+				INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload)
+					VALUES (iot_internal.uuidv7(), 'consumer', reader.name, 'system.events_lost',
+						jsonb_build_object('consumer', reader.name,
+							'partition', old.partition::text, 'until', old.upper,
+							'advanced_at', reader.advanced_at));
+				RAISE WARNING 'consumer "%" has not read events of partition %, which are too old to keep',
+						reader.name, old.partition
+					USING HINT = 'See "cap" in iot.retention, and why the consumer does not advance.';
+			END IF;
+		END IF;
+		EXECUTE format('DROP TABLE %s', old.partition);
+		RETURN true;
+	END LOOP;
+	RETURN false;
+END
+$function$;
+
+-- Delete at most a batch of rows that have been kept long enough; true where there may be more.
+CREATE OR REPLACE FUNCTION iot_internal.delete_old(relation text, batch integer) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '200ms' AS $function$
+DECLARE
+	before timestamptz := now() - (SELECT r.keep FROM iot.retention r
+		WHERE r.relation = delete_old.relation);
+	deleted bigint;
+BEGIN
+	IF relation = 'command' THEN
+		DELETE FROM iot.command c USING (
+				SELECT o.device_id, o.command_id FROM iot.command o
+				WHERE o.created_at < before
+					AND o.status = ANY (ARRAY['COMPLETED', 'FAILED', 'CANCELLED'])
+				LIMIT batch) AS old
+			WHERE c.device_id = old.device_id AND c.command_id = old.command_id;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
+	ELSIF relation = 'notification' THEN
+		WITH gone AS (
+			DELETE FROM iot.notification n USING (
+					SELECT o.seq FROM iot.notification o WHERE o.created_at < before
+					LIMIT batch) AS old
+				WHERE n.seq = old.seq RETURNING n.seq),
+		counted AS (
+			SELECT count(*) AS rows, max(g.seq) AS seq FROM gone g),
+		-- who asks for what came before this is told to start afresh
+		floor AS (
+			UPDATE iot.epoch e SET notification_floor = greatest(e.notification_floor, c.seq)
+				FROM counted c WHERE c.rows > 0)
+		SELECT c.rows INTO deleted FROM counted c;
+	ELSIF relation = 'delivery' THEN
+		-- one that is still to be made lives as long as its notification
+		DELETE FROM iot.delivery d USING (
+				SELECT o.seq, o.channel, o.recipient FROM iot.delivery o
+				WHERE o.created_at < before AND o.status <> 'PENDING'
+				LIMIT batch) AS old
+			WHERE d.seq = old.seq AND d.channel = old.channel AND d.recipient = old.recipient;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
+	ELSIF relation = 'dead_letter' THEN
+		DELETE FROM iot.dead_letter l USING (
+				SELECT o.dead_letter_id FROM iot.dead_letter o WHERE o.created_at < before
+				ORDER BY o.created_at LIMIT batch) AS old
+			WHERE l.dead_letter_id = old.dead_letter_id;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
+	ELSIF relation = 'measurement' THEN
+		-- what never had a day of its own
+		DELETE FROM iot.measurement_default m USING (
+				SELECT o.device_id, o.parameter_id, o.ts FROM iot.measurement_default o
+				WHERE o.ts < before LIMIT batch) AS old
+			WHERE m.device_id = old.device_id AND m.parameter_id = old.parameter_id
+				AND m.ts = old.ts;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
+	END IF;
+	RETURN deleted >= batch;
+END
+$function$;
+
+-- One step of maintenance, a transaction of a second or two; true where another should follow.  One
+-- session at a time; whoever comes second leaves it to the first.  A copy that nobody has resumed
+-- keeps all its rows: they may be why it was restored.
+CREATE OR REPLACE FUNCTION iot_internal.maintain_step() RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '200ms' AS $function$
+DECLARE
+	state text;
+	parent regclass;
+	relation text;
+	day date;
+	failure text;
+	more boolean := false;
+BEGIN
+	PERFORM FROM iot.maintenance FOR UPDATE SKIP LOCKED;
+	IF NOT FOUND THEN
+		RETURN false;
+	END IF;
+	state := iot_internal.check_epoch();
+	IF state <> 'ok' AND state <> 'paused' THEN
+		RETURN false;
+	END IF;
+
+	FOREACH parent IN ARRAY ARRAY['iot.event', 'iot.measurement']::regclass[] LOOP
+		FOR day IN
+			SELECT d.day FROM iot_internal.missing_days(parent,
+				now() - (SELECT r.keep FROM iot.retention r
+					JOIN pg_class c ON c.relname = r.relation WHERE c.oid = parent)) AS d (day) LOOP
+			BEGIN
+				-- locks on rows that moved are not held while others are waited for
+				IF iot_internal.make_partition(parent, day) THEN
+					RETURN true;
+				END IF;
+			EXCEPTION WHEN OTHERS THEN
+				failure := format('could not make the partition of %s for %s: %s',
+					parent, day, sqlerrm);
+			END;
+		END LOOP;
+	END LOOP;
+
+	IF state = 'ok' THEN
+		DELETE FROM iot.consumer c
+			WHERE starts_with(c.name, 'adapter:')
+				AND NOT EXISTS (SELECT FROM iot.adapter a
+					WHERE 'adapter:' || a.adapter_id::text = c.name);
+		DELETE FROM iot.worker w WHERE w.heartbeat_at < now() - interval '1 day';
+		FOREACH relation IN ARRAY
+				ARRAY['command', 'delivery', 'notification', 'dead_letter', 'measurement'] LOOP
+			BEGIN
+				more := iot_internal.delete_old(relation, 5000) OR more;
+			EXCEPTION WHEN OTHERS THEN
+				failure := format('could not delete old rows of iot.%s: %s', relation, sqlerrm);
+			END;
+		END LOOP;
+		FOREACH parent IN ARRAY ARRAY['iot.event', 'iot.measurement']::regclass[] LOOP
+			BEGIN
+				more := iot_internal.drop_partition(parent) OR more;
+			EXCEPTION WHEN OTHERS THEN
+				failure := format('could not drop an old partition of %s: %s', parent, sqlerrm);
+			END;
+		END LOOP;
+	END IF;
+
+	IF failure IS NOT NULL THEN
+		RAISE WARNING '%', failure
+			USING HINT = 'Maintenance tries again with its next run.';
+	END IF;
+	IF NOT more THEN
+		UPDATE iot.maintenance SET last_run_at = clock_timestamp(), last_error = failure;
+	END IF;
+	RETURN more;
+END
+$function$;
+
+CREATE OR REPLACE PROCEDURE iot.maintain()
+LANGUAGE c AS 'MODULE_PATHNAME', 'iot_maintain_sql';
+COMMENT ON PROCEDURE iot.maintain() IS
+	'make partitions ahead of time and apply iot.retention; commits as it goes outside a transaction block';
