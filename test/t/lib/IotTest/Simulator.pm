@@ -6,7 +6,7 @@
 #   $sim->records('received')    every line of its log of that kind
 #
 # Options become arguments: devices (a list), prefix and count, or any option of the program with
-# "_" for "-" (1 for an option that takes no value).
+# "_" for "-" (true or false where it takes no value).
 
 package IotTest::Simulator;
 
@@ -21,6 +21,10 @@ use parent -norequire, 'IotTest::Process';
 use IotTest::Process;
 
 my $count = 0;
+
+# options that take no value
+my %flag = map { $_ => 1 }
+  qw(silent echo drop_seen persistent connection_per_device exit_when_done log_telemetry);
 
 sub new
 {
@@ -45,8 +49,15 @@ sub new
 	foreach my $key (sort keys %option)
 	{
 		(my $long = $key) =~ s/_/-/g;
-		push @command, "--$long", $option{$key} eq '1' && $key =~ /^(?:silent|echo|drop_seen|retain)$/
-		  ? () : $option{$key};
+
+		if ($flag{$key})
+		{
+			push @command, "--$long" if $option{$key};
+		}
+		else
+		{
+			push @command, "--$long", $option{$key};
+		}
 	}
 	push @command, @{ $opt{args} } if $opt{args};
 	my $self = $class->SUPER::start(
