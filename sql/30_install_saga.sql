@@ -9,7 +9,7 @@ BEGIN
 		xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
 		event_id uuid NOT NULL,
 		aggregatetype text NOT NULL,
-		aggregateid text NOT NULL,
+		aggregateid text COLLATE "C" NOT NULL,
 		type text NOT NULL,
 		payload jsonb NOT NULL,
 		device_id uuid,
@@ -17,7 +17,7 @@ BEGIN
 		CONSTRAINT event_pkey PRIMARY KEY (id, created_at)
 	) PARTITION BY RANGE (created_at);
 	CREATE INDEX event_xid_idx ON iot.event (xid);
-	CREATE INDEX event_device_id_id_idx ON iot.event (device_id, id);
+	CREATE INDEX event_aggregateid_idx ON iot.event (aggregateid);
 	CREATE TABLE iot.event_default PARTITION OF iot.event DEFAULT;
 
 	CREATE TABLE iot.consumer (
@@ -49,6 +49,7 @@ BEGIN
 		version bigint NOT NULL DEFAULT 0,
 		last_version bigint NOT NULL DEFAULT 0,
 		desired double precision,
+		desired_version bigint NOT NULL DEFAULT 0,
 		reported double precision,
 		reported_at timestamptz,
 		CONSTRAINT sensor_value_pkey PRIMARY KEY (device_id, parameter_id),
@@ -70,8 +71,9 @@ BEGIN
 		previous_value double precision,
 		previous_value_at timestamptz,
 		previous_source text,
-		previous_desired double precision,
 		previous_version bigint,
+		previous_desired double precision,
+		previous_desired_version bigint,
 		version bigint,
 		username text NOT NULL,
 		status text NOT NULL DEFAULT 'PROCESSING',

@@ -1,0 +1,165 @@
+-- What adapters do to commands: the workers' own functions, and over them the contract for an
+-- adapter in any language.
+
+CREATE OR REPLACE FUNCTION iot_internal.command_payload(
+	template text, command_id uuid, device text, parameter text, value double precision,
+	version bigint, labels jsonb) RETURNS text
+LANGUAGE c IMMUTABLE PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'iot_command_payload';
+
+CREATE OR REPLACE FUNCTION iot_internal.adapter_take(adapter_id uuid, max_commands integer)
+RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, parameter text,
+	value double precision, version bigint, attempts integer, created_at timestamptz,
+	deadline timestamptz, ack_mode text, ack_timeout_ms integer, max_attempts integer, topic text,
+	payload text)
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_adapter_take';
+
+CREATE OR REPLACE FUNCTION iot_internal.adapter_in_flight(adapter_id uuid)
+RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, parameter text,
+	value double precision, version bigint, attempts integer, created_at timestamptz,
+	deadline timestamptz, ack_mode text, ack_timeout_ms integer, max_attempts integer, topic text,
+	payload text)
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_adapter_in_flight';
+
+CREATE OR REPLACE FUNCTION iot_internal.adapter_attempt(device_ids uuid[], command_ids uuid[])
+RETURNS TABLE (command_id uuid)
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_adapter_attempt';
+
+CREATE OR REPLACE FUNCTION iot_internal.adapter_result(
+	devices text[], command_ids uuid[], oks boolean[], errors text[] DEFAULT NULL)
+RETURNS TABLE (command_id uuid, outcome text)
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_adapter_result';
+
+CREATE OR REPLACE FUNCTION iot_internal.expire_commands(max_commands integer DEFAULT 1000)
+RETURNS integer
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_expire_commands';
+
+-- An adapter has its place in the log from its first moment, so that what is sent before its
+-- program first runs is not missed; and holds nothing back once it is gone.
+CREATE OR REPLACE FUNCTION iot_internal.adapter_consumer() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF TG_OP = 'INSERT' THEN
+		PERFORM iot_internal.consumer_register('adapter:' || NEW.adapter_id);
+	ELSE
+		DELETE FROM iot.consumer c WHERE c.name = 'adapter:' || OLD.adapter_id;
+	END IF;
+	RETURN NULL;
+END
+$function$;
+
+-- Each command is handed out once, and again when ack_timeout of the device type has gone by
+-- without an answer, up to max_attempts; then it has timed out.  One unanswered command per
+-- sensor: the next is handed out when the one before it is final.
+CREATE OR REPLACE FUNCTION iot.adapter_poll(adapter text, max_commands integer DEFAULT 100)
+RETURNS TABLE (command_id uuid, device_id uuid, device text, parameter text, action text,
+	value double precision, version bigint, attempts integer, created_at timestamptz,
+	deadline timestamptz, payload text)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+	wanted_id uuid;
+	timed_out record;
+	due record;
+	sent uuid[];
+BEGIN
+	IF max_commands IS NULL OR max_commands < 1 THEN
+		RAISE EXCEPTION 'number of commands must be positive'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Ask for as many commands as you can send at once.';
+	END IF;
+	-- one poll of an adapter at a time; the other waits for the end of this transaction
+	SELECT a.adapter_id INTO wanted_id FROM iot.adapter a
+		WHERE a.name = adapter_poll.adapter FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'adapter "%" does not exist', adapter_poll.adapter
+			USING ERRCODE = 'undefined_object', HINT = 'Adapters are rows of iot.adapter.';
+	END IF;
+	PERFORM FROM iot_internal.adapter_take(wanted_id, greatest(max_commands, 100));
+
+	SELECT array_agg(f.device) AS devices, array_agg(f.command_id) AS command_ids,
+			array_agg(false) AS oks, array_agg('timed out'::text) AS errors
+		INTO timed_out
+		FROM iot_internal.adapter_in_flight(wanted_id) f
+			JOIN iot.saga_step s ON s.device_id = f.device_id AND s.command_id = f.command_id
+				AND s.service = 'adapter'
+		WHERE f.attempts >= f.max_attempts
+			AND s.updated_at + f.ack_timeout_ms * interval '1 ms' <= clock_timestamp();
+	IF timed_out.devices IS NOT NULL THEN
+		PERFORM FROM iot_internal.adapter_result(
+			timed_out.devices, timed_out.command_ids, timed_out.oks, timed_out.errors);
+	END IF;
+
+	SELECT array_agg(f.device_id) AS device_ids, array_agg(f.command_id) AS command_ids
+		INTO due
+		FROM (
+			SELECT f.device_id, f.command_id
+			FROM iot_internal.adapter_in_flight(wanted_id) f
+				JOIN iot.saga_step s ON s.device_id = f.device_id AND s.command_id = f.command_id
+					AND s.service = 'adapter'
+			WHERE (f.attempts = 0 OR f.attempts < f.max_attempts
+					AND s.updated_at + f.ack_timeout_ms * interval '1 ms' <= clock_timestamp())
+				AND f.deadline > clock_timestamp()
+				AND NOT EXISTS (
+					SELECT FROM iot.command c
+					WHERE c.device_id = f.device_id AND c.parameter_id = f.parameter_id
+						AND c.status = 'COMMITTED' AND c.version < f.version)
+			ORDER BY f.created_at, f.version
+			LIMIT max_commands) f;
+	IF due.device_ids IS NULL THEN
+		RETURN;
+	END IF;
+	UPDATE iot.saga_step s SET updated_at = clock_timestamp()
+		FROM unnest(due.device_ids, due.command_ids) AS x(device_id, command_id)
+		WHERE s.device_id = x.device_id AND s.command_id = x.command_id AND s.service = 'adapter';
+	sent := ARRAY(SELECT t.command_id
+		FROM iot_internal.adapter_attempt(due.device_ids, due.command_ids) t);
+	RETURN QUERY
+	SELECT f.command_id, f.device_id, f.device, f.parameter, 'set'::text, f.value, f.version,
+		f.attempts, f.created_at, f.deadline, f.payload
+	FROM iot_internal.adapter_in_flight(wanted_id) f
+	WHERE f.command_id = ANY (sent)
+	ORDER BY f.created_at, f.version;
+END
+$function$;
+COMMENT ON FUNCTION iot.adapter_poll(text, integer) IS
+	'commands for a program that serves an adapter: send each, then answer adapter_sent or adapter_error';
+
+CREATE OR REPLACE FUNCTION iot_internal.adapter_answer(command_id uuid, ok boolean, error text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+	device text;
+BEGIN
+	SELECT d.name INTO device
+		FROM iot.command c JOIN iot.device d ON d.device_id = c.device_id
+		WHERE c.command_id = adapter_answer.command_id;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'command % does not exist', adapter_answer.command_id
+			USING ERRCODE = 'undefined_object',
+				HINT = 'Answer with an id that iot.adapter_poll() gave.';
+	END IF;
+	RETURN (SELECT r.outcome FROM iot_internal.adapter_result(
+		ARRAY[device], ARRAY[adapter_answer.command_id], ARRAY[ok], ARRAY[error]) r);
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot.adapter_sent(command_id uuid) RETURNS text
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT iot_internal.adapter_answer(adapter_sent.command_id, true, NULL)
+$function$;
+COMMENT ON FUNCTION iot.adapter_sent(uuid) IS
+	'the device confirmed a command; returns applied, late or duplicate';
+
+CREATE OR REPLACE FUNCTION iot.adapter_error(command_id uuid, error text) RETURNS text
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT iot_internal.adapter_answer(adapter_error.command_id, false, adapter_error.error)
+$function$;
+COMMENT ON FUNCTION iot.adapter_error(uuid, text) IS
+	'the device refused a command, which is rolled back; returns applied, late or duplicate';

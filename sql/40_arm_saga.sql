@@ -1,0 +1,56 @@
+-- What the saga's tables get from this version's functions.
+
+CREATE OR REPLACE FUNCTION iot_internal.arm_saga() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $arm$
+BEGIN
+	ALTER TABLE iot.event ALTER event_id SET DEFAULT iot_internal.uuidv7();
+	ALTER TABLE iot.command ALTER command_id SET DEFAULT iot_internal.uuidv7();
+
+	DROP TRIGGER IF EXISTS device_service ON iot.event;
+	CREATE TRIGGER device_service AFTER INSERT ON iot.event FOR EACH ROW
+		WHEN (NEW.type = 'command.value_set' OR NEW.type = 'adapter.value_set_error')
+		EXECUTE FUNCTION iot_internal.device_service();
+	DROP TRIGGER IF EXISTS adapter_consumer ON iot.adapter;
+	CREATE TRIGGER adapter_consumer AFTER INSERT OR DELETE ON iot.adapter FOR EACH ROW
+		EXECUTE FUNCTION iot_internal.adapter_consumer();
+
+	-- workers write what devices say of themselves, and its events; commands only through functions
+	GRANT SELECT, INSERT, UPDATE ON iot.device_state, iot.sensor_value TO iot_worker;
+	GRANT SELECT, INSERT ON iot.event TO iot_worker;
+	GRANT SELECT ON iot.consumer, iot.command, iot.saga_step TO iot_worker;
+	GRANT SELECT ON iot.event, iot.consumer, iot.device_state, iot.sensor_value, iot.command,
+		iot.saga_step TO iot_admin;
+
+	COMMENT ON TABLE iot.event IS
+		'what happened, in the transaction in which it happened; insert-only, read by iot.consumer';
+	COMMENT ON COLUMN iot.event.xid IS 'the transaction, by which readers tell what is new';
+	COMMENT ON COLUMN iot.event.event_id IS 'names the event outside this server';
+	COMMENT ON TABLE iot.consumer IS 'how far each reader of the log has come';
+	COMMENT ON COLUMN iot.consumer.last IS 'what was visible in it has been read';
+	COMMENT ON COLUMN iot.consumer.target IS 'while there is a backlog: the snapshot being read up to';
+	COMMENT ON COLUMN iot.consumer.after_id IS 'while there is a backlog: the event read last';
+	COMMENT ON COLUMN iot.consumer.live IS 'whether retention waits for this reader';
+	COMMENT ON TABLE iot.device_state IS 'what a device last said about itself';
+	COMMENT ON TABLE iot.sensor_value IS 'the current value of each sensor';
+	COMMENT ON COLUMN iot.sensor_value.value IS 'the newer of what was commanded and what was reported';
+	COMMENT ON COLUMN iot.sensor_value.source IS 'where the value came from: measurement or command';
+	COMMENT ON COLUMN iot.sensor_value.version IS 'number of the write whose value stands';
+	COMMENT ON COLUMN iot.sensor_value.last_version IS 'last number given out; none is given twice';
+	COMMENT ON COLUMN iot.sensor_value.desired IS
+		'what the last command that was not rolled back asked for';
+	COMMENT ON COLUMN iot.sensor_value.desired_version IS 'version of that command';
+	COMMENT ON COLUMN iot.sensor_value.reported IS 'what the device last said';
+	COMMENT ON COLUMN iot.sensor_value.reported_at IS 'the device''s time of reported';
+	COMMENT ON TABLE iot.command IS 'an order to a device, from request to final status';
+	COMMENT ON COLUMN iot.command.request_id IS 'the caller''s name for the request; repeats make no second command';
+	COMMENT ON COLUMN iot.command.value IS 'the operand as requested';
+	COMMENT ON COLUMN iot.command.target_value IS 'the resulting value, which goes to the device';
+	COMMENT ON COLUMN iot.command.previous_value IS
+		'what a refusal puts back, with the other columns previous_…';
+	COMMENT ON COLUMN iot.command.version IS 'number of this write in sensor_value';
+	COMMENT ON COLUMN iot.command.superseded IS 'rolled back, but a newer value stayed';
+	COMMENT ON COLUMN iot.command.late IS 'the device answered after the end';
+	COMMENT ON COLUMN iot.command.deadline IS 'not final by then: ended by a worker';
+	COMMENT ON TABLE iot.saga_step IS 'the local transaction of each service for a command';
+END
+$arm$;

@@ -1,0 +1,273 @@
+/*
+ * command_wait.c
+ *		iot.wait_for_command(): until a command is final.
+ *
+ * Runs in the waiting backend.  It looks with a snapshot of its own each time, holds none in
+ * between, takes no lock, and sleeps on its latch, so that a cancel ends it at once.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/dbcommands.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/varlena.h"
+#include "utils/wait_event.h"
+
+#include "access.h"
+#include "event.h"
+#include "iot.h"
+#include "plan.h"
+
+PG_FUNCTION_INFO_V1(iot_wait_for_command);
+
+static IotPlan look = {
+	"SELECT c.status, c.xmin FROM iot.command c WHERE c.command_id = $1", 1, {UUIDOID}
+};
+static IotPlan look_first = {
+	"SELECT c.device_id, d.name, a.name, a.kind, a.enabled"
+	" FROM iot.command c JOIN iot.device d ON d.device_id = c.device_id"
+	" LEFT JOIN iot.adapter a ON a.adapter_id = c.adapter_id WHERE c.command_id = $1",
+	1, {UUIDOID}
+};
+static IotPlan may_view = {
+	"SELECT iot.may($1, $2, 'view')", 2, {TEXTOID, UUIDOID}
+};
+
+/* Who is to carry the command out. */
+typedef struct Carrier
+{
+	char	   *adapter;
+	char	   *kind;
+	bool		enabled;
+} Carrier;
+
+/* Executes with the newest snapshot even where the transaction keeps an old one. */
+static uint64
+execute_latest(IotPlan *plan, Datum *values)
+{
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	int			rc = SPI_execute_snapshot(iot_plan_get(plan), values, NULL, snapshot,
+										  InvalidSnapshot, true, false, 0);
+
+	UnregisterSnapshot(snapshot);
+	if (rc < 0)
+		elog(ERROR, "could not execute statement: %s", SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
+static void
+report_unknown(const pg_uuid_t *command_id)
+{
+	char		text[IOT_UUID_TEXT_SIZE];
+
+	iot_uuid_text(command_id, text);
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_OBJECT),
+			 errmsg("command %s does not exist", text),
+			 errhint("It may not be committed yet, or be older than iot.retention keeps.")));
+}
+
+/* Looks who carries the command, and whether the caller may see it. */
+static void
+open_command(const pg_uuid_t *command_id, Carrier *carrier)
+{
+	Datum		values[2];
+	HeapTuple	row;
+	TupleDesc	desc;
+	Datum		device_id;
+	char	   *device;
+	char	   *username = iot_current_username();
+	bool		isnull;
+	bool		allowed = false;
+
+	values[0] = UUIDPGetDatum(command_id);
+	if (execute_latest(&look_first, values) == 0)
+		report_unknown(command_id);
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	device_id = SPI_getbinval(row, desc, 1, &isnull);
+	device = SPI_getvalue(row, desc, 2);
+	carrier->adapter = SPI_getvalue(row, desc, 3);
+	carrier->kind = SPI_getvalue(row, desc, 4);
+	carrier->enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull)) && !isnull;
+
+	if (iot_is_admin())
+		return;
+	if (username != NULL)
+	{
+		values[0] = CStringGetTextDatum(username);
+		values[1] = device_id;
+		if (execute_latest(&may_view, values) == 1)
+		{
+			Datum		may = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+
+			allowed = !isnull && DatumGetBool(may);
+		}
+	}
+	if (!allowed)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for device \"%s\"", device),
+				 username
+				 ? errdetail("User \"%s\" lacks level \"view\" on the device's group.", username)
+				 : errdetail("The session names no user."),
+				 errhint("Levels are granted in iot.access_grant, from user group to device group.")));
+}
+
+/* The present status; raises where the command is not there or not yet committed. */
+static char *
+current_status(const pg_uuid_t *command_id)
+{
+	Datum		values[1] = {UUIDPGetDatum(command_id)};
+	HeapTuple	row;
+	TransactionId xmin;
+	bool		isnull;
+
+	if (execute_latest(&look, values) == 0)
+		report_unknown(command_id);
+	row = SPI_tuptable->vals[0];
+	xmin = DatumGetTransactionId(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	if (TransactionIdIsCurrentTransactionId(xmin))
+	{
+		char		text[IOT_UUID_TEXT_SIZE];
+
+		iot_uuid_text(command_id, text);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("command %s is not committed yet", text),
+				 errhint("Nothing leaves the database before the commit. Commit, then wait.")));
+	}
+	return SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+}
+
+static bool
+is_final(const char *status)
+{
+	return strcmp(status, "COMPLETED") == 0 || strcmp(status, "FAILED") == 0 ||
+		strcmp(status, "CANCELLED") == 0;
+}
+
+static bool
+database_is_served(void)
+{
+	char	   *database = get_database_name(MyDatabaseId);
+	List	   *names = NIL;
+	ListCell   *lc;
+
+	if (database == NULL || iot_databases == NULL ||
+		!SplitIdentifierString(pstrdup(iot_databases), ',', &names))
+		return false;
+	foreach(lc, names)
+	{
+		if (strcmp((char *) lfirst(lc), database) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Raises where no worker of ours can ever answer; other kinds of adapters answer over SQL. */
+static void
+check_workers(const Carrier *carrier)
+{
+	if (carrier->kind == NULL || strcmp(carrier->kind, "mqtt") != 0)
+		return;
+	if (!iot_preloaded)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("iot workers are not running"),
+				 errhint("Add \"iot\" to \"shared_preload_libraries\" and restart.")));
+	if (!database_is_served())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("iot workers are not running in this database"),
+				 errhint("Add its name to \"iot.databases\" and reload.")));
+}
+
+/*
+ * Short at first, since most devices answer within milliseconds, and then a fiftieth of what has
+ * gone by.
+ */
+static long
+next_delay_ms(TimestampTz started_at, TimestampTz now, TimestampTz until)
+{
+	long		delay = Min(Max(TimestampDifferenceMilliseconds(started_at, now) / 50, 1), 100);
+
+	if (until != DT_NOEND)
+		delay = Min(delay, Max(TimestampDifferenceMilliseconds(now, until), 1));
+	return delay;
+}
+
+/*
+ * iot.wait_for_command(command_id uuid, timeout interval) returns text: the final status.  Raises
+ * query_canceled when the time is over (the command goes on), as a cancelled statement does, so
+ * that what is returned is always final.  timeout NULL waits as long as the command may live.
+ */
+Datum
+iot_wait_for_command(PG_FUNCTION_ARGS)
+{
+	TimestampTz started_at = GetCurrentTimestamp();
+	TimestampTz until = DT_NOEND;
+	const pg_uuid_t *command_id;
+	Carrier		carrier = {0};
+	MemoryContext caller_context = CurrentMemoryContext;
+	text	   *result;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("command_id must not be null")));
+	command_id = PG_GETARG_UUID_P(0);
+	if (!PG_ARGISNULL(1))
+		until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														TimestampTzGetDatum(started_at),
+														PG_GETARG_DATUM(1)));
+	SPI_connect();
+	open_command(command_id, &carrier);
+	for (;;)
+	{
+		char	   *status;
+		TimestampTz now;
+
+		CHECK_FOR_INTERRUPTS();
+		status = current_status(command_id);
+		if (is_final(status))
+		{
+			MemoryContext spi_context = MemoryContextSwitchTo(caller_context);
+
+			result = cstring_to_text(status);
+			MemoryContextSwitchTo(spi_context);
+			break;
+		}
+		check_workers(&carrier);
+		now = GetCurrentTimestamp();
+		if (now >= until)
+		{
+			char		text[IOT_UUID_TEXT_SIZE];
+
+			iot_uuid_text(command_id, text);
+			ereport(ERROR,
+					(errcode(ERRCODE_QUERY_CANCELED),
+					 errmsg("timed out while waiting for command %s", text),
+					 errdetail("Its status is %s; it stays on its way until its deadline.", status),
+					 carrier.enabled
+					 ? errhint("Wait again, or look at iot.timeline() and iot.status().")
+					 : errhint("Adapter \"%s\" is not enabled.",
+							   carrier.adapter ? carrier.adapter : "")));
+		}
+		pfree(status);
+		SPI_freetuptable(SPI_tuptable);
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+						 next_delay_ms(started_at, now, until), PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
+	SPI_finish();
+	PG_RETURN_TEXT_P(result);
+}

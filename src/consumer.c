@@ -1,0 +1,341 @@
+/*
+ * consumer.c
+ *		Reading the event log by a cursor: every committed event once, in any commit order.
+ *
+ * A cursor holds a snapshot, "last".  What is new is what was invisible in it and is visible now:
+ * transactions that started later (xid at or past its xmax), and those that were running then (its
+ * list of running xids).  Both are probes of the index on xid, so that a long transaction of a
+ * stranger costs nothing and delays only its own events.
+ *
+ * Where there is more than a page, the cursor keeps the snapshot it is heading for ("target") and
+ * the id it has come to; further pages go by id, so that a backlog costs one pass.
+ *
+ * The cursor moves in the caller's transaction, hence together with the effects.  It is moved by
+ * compare-and-set on its row, at the end: a poll that finds nothing writes nothing, and of two
+ * readers of one cursor the second starts over behind the first.
+ */
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/snapmgr.h"
+#include "utils/xid8.h"
+
+#include "consumer.h"
+#include "plan.h"
+
+PG_FUNCTION_INFO_V1(iot_consumer_register);
+PG_FUNCTION_INFO_V1(iot_consumer_read);
+
+/* A cursor that finds nothing for it moves on when this many transactions have gone by. */
+#define IDLE_TRANSACTIONS 1000
+
+#define EVENT_COLUMNS "id, event_id, type, aggregatetype, aggregateid, device_id, payload, created_at"
+#define EVENT_TYPES "($5 IS NULL OR type = ANY ($5))"
+
+/* "id + 0": the order of the page must never tempt the planner to walk the log from its start. */
+static IotPlan read_later = {
+	"SELECT " EVENT_COLUMNS " FROM iot.event"
+	" WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax($2)"
+	" AND pg_visible_in_snapshot(xid, $2) AND id > $3 AND " EVENT_TYPES
+	" ORDER BY id + 0 LIMIT $4",
+	5, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, TEXTARRAYOID}
+};
+static IotPlan read_later_or_running = {
+	"SELECT " EVENT_COLUMNS " FROM ("
+	" SELECT " EVENT_COLUMNS " FROM iot.event"
+	" WHERE xid >= pg_snapshot_xmax($1) AND xid < pg_snapshot_xmax($2)"
+	" AND pg_visible_in_snapshot(xid, $2) AND id > $3 AND " EVENT_TYPES
+	" UNION ALL"
+	" SELECT " EVENT_COLUMNS " FROM iot.event"
+	" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1)))"
+	" AND pg_visible_in_snapshot(xid, $2) AND id > $3 AND " EVENT_TYPES
+	") e ORDER BY id + 0 LIMIT $4",
+	5, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, TEXTARRAYOID}
+};
+static IotPlan read_on = {
+	"SELECT " EVENT_COLUMNS " FROM iot.event"
+	" WHERE id > $3"
+	" AND (xid >= pg_snapshot_xmax($1) OR xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))))"
+	" AND pg_visible_in_snapshot(xid, $2) AND " EVENT_TYPES
+	" ORDER BY id LIMIT $4",
+	5, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, TEXTARRAYOID}
+};
+static IotPlan load_consumer = {
+	"SELECT c.xmin, c.last, c.target, c.after_id, coalesce(e.first_event_id, 0)"
+	" FROM iot.consumer c LEFT JOIN iot.epoch e ON true WHERE c.name = $1",
+	1, {TEXTOID}
+};
+static IotPlan move_consumer = {
+	"UPDATE iot.consumer SET last = $3, target = $4, after_id = $5, advanced_at = clock_timestamp()"
+	" WHERE name = $1 AND xmin = $2",
+	5, {TEXTOID, XIDOID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
+};
+static IotPlan insert_consumer = {
+	"INSERT INTO iot.consumer (name, last) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING",
+	2, {TEXTOID, PG_SNAPSHOTOID}
+};
+
+typedef struct ConsumerState
+{
+	TransactionId row_xmin;
+	Datum		last;
+	Datum		target;			/* 0: heading for no snapshot */
+	int64		after_id;
+	int64		first_event_id;
+} ConsumerState;
+
+static uint64
+snapshot_xmax(Datum snapshot)
+{
+	return DatumGetUInt64(DirectFunctionCall1(pg_snapshot_xmax, snapshot));
+}
+
+/* By its text, since the server keeps the layout to itself. */
+static char *
+snapshot_text(Datum snapshot)
+{
+	return DatumGetCString(DirectFunctionCall1(pg_snapshot_out, snapshot));
+}
+
+static bool
+snapshot_has_running(Datum snapshot)
+{
+	char	   *text = snapshot_text(snapshot);
+	size_t		length = strlen(text);
+
+	return length > 0 && text[length - 1] != ':';
+}
+
+/*
+ * A snapshot of now, in which our own transaction counts as running.  The server's does not list
+ * the caller: taken as it is, a cursor would hold this transaction's events for seen, those that
+ * it has yet to write included.
+ */
+Datum
+iot_consumer_snapshot(void)
+{
+	FullTransactionId self = GetTopFullTransactionIdIfAny();
+	Datum		snapshot;
+	StringInfoData text;
+	char	   *rest;
+	uint64		xmin;
+	uint64		xmax;
+	bool		listed = false;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	snapshot = DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+	PopActiveSnapshot();
+	if (!FullTransactionIdIsValid(self) || U64FromFullTransactionId(self) >= snapshot_xmax(snapshot))
+		return snapshot;
+
+	/* "xmin:xmax:running,running,…", ascending */
+	rest = snapshot_text(snapshot);
+	xmin = strtou64(rest, &rest, 10);
+	Assert(*rest == ':');
+	xmax = strtou64(rest + 1, &rest, 10);
+	Assert(*rest == ':');
+	rest++;
+	initStringInfo(&text);
+	appendStringInfo(&text, UINT64_FORMAT ":" UINT64_FORMAT ":",
+					 Min(xmin, U64FromFullTransactionId(self)), xmax);
+	while (*rest != '\0' || !listed)
+	{
+		uint64		running = *rest != '\0' ? strtou64(rest, &rest, 10) : PG_UINT64_MAX;
+
+		if (!listed && U64FromFullTransactionId(self) <= running)
+		{
+			appendStringInfo(&text, UINT64_FORMAT ",", U64FromFullTransactionId(self));
+			listed = true;
+		}
+		if (running != PG_UINT64_MAX && running != U64FromFullTransactionId(self))
+			appendStringInfo(&text, UINT64_FORMAT ",", running);
+		if (*rest == ',')
+			rest++;
+	}
+	text.data[--text.len] = '\0';
+	return DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(text.data));
+}
+
+static void
+load(Datum name, ConsumerState *state)
+{
+	Datum		values[1] = {name};
+	HeapTuple	row;
+	TupleDesc	desc;
+	bool		isnull;
+
+	if (iot_plan_execute(&load_consumer, values, NULL) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("consumer \"%s\" does not exist", TextDatumGetCString(name)),
+				 errhint("Call iot_internal.consumer_register() first.")));
+	row = SPI_tuptable->vals[0];
+	desc = SPI_tuptable->tupdesc;
+	state->row_xmin = DatumGetTransactionId(SPI_getbinval(row, desc, 1, &isnull));
+	state->last = SPI_getbinval(row, desc, 2, &isnull);
+	state->target = SPI_getbinval(row, desc, 3, &isnull);
+	if (isnull)
+		state->target = (Datum) 0;
+	state->after_id = DatumGetInt64(SPI_getbinval(row, desc, 4, &isnull));
+	if (isnull)
+		state->after_id = 0;
+	state->first_event_id = DatumGetInt64(SPI_getbinval(row, desc, 5, &isnull));
+	state->after_id = Max(state->after_id, state->first_event_id);
+}
+
+/* One page into SPI_tuptable; returns its number of rows. */
+static uint64
+read_page(const ConsumerState *state, bool continued, int64 limit, Datum types, bool types_null)
+{
+	Datum		values[5];
+	IotPlan    *plan;
+
+	if (continued)
+		plan = &read_on;
+	else if (snapshot_has_running(state->last))
+		plan = &read_later_or_running;
+	else
+		plan = &read_later;
+	values[0] = state->last;
+	values[1] = state->target;
+	values[2] = Int64GetDatum(state->after_id);
+	values[3] = Int64GetDatum(limit);
+	values[4] = types;
+	return iot_plan_execute(plan, values, types_null ? "    n" : NULL);
+}
+
+/*
+ * Reads up to max_rows from the state on, moves the state, and appends the pages to *pages.
+ * Returns whether the cursor has moved enough to be worth a write.
+ */
+static bool
+read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, List **pages)
+{
+	bool		moved = false;
+
+	for (;;)
+	{
+		bool		continued = state->target != (Datum) 0;
+		uint64		rows;
+		bool		isnull;
+
+		if (!continued)
+		{
+			state->target = iot_consumer_snapshot();
+			state->after_id = state->first_event_id;
+			if (VARSIZE_ANY(state->target) == VARSIZE_ANY(state->last) &&
+				memcmp(DatumGetPointer(state->target), DatumGetPointer(state->last),
+					   VARSIZE_ANY(state->last)) == 0)
+			{
+				state->target = (Datum) 0;
+				return moved;
+			}
+		}
+		rows = read_page(state, continued, max_rows, types, types_null);
+		*pages = lappend(*pages, SPI_tuptable);
+		max_rows -= rows;
+		if (max_rows == 0)
+		{
+			HeapTuple	row = SPI_tuptable->vals[rows - 1];
+
+			state->after_id = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+			return true;
+		}
+
+		/* The window is read to its end. */
+		if (rows > 0 || continued ||
+			snapshot_xmax(state->target) - snapshot_xmax(state->last) >= IDLE_TRANSACTIONS)
+			moved = true;
+		state->last = state->target;
+		state->target = (Datum) 0;
+		if (!continued)
+			return moved;
+		/* What came while the backlog was read must not wait for the next poll. */
+	}
+}
+
+/*
+ * iot_internal.consumer_register(name text) returns void.  The cursor starts at now; the caller's
+ * own transaction is ahead of it.  A cursor that is there stays where it is.
+ */
+Datum
+iot_consumer_register(PG_FUNCTION_ARGS)
+{
+	Datum		values[2];
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("consumer name must not be null")));
+	SPI_connect();
+	/* The row assigns our transaction id, if nothing has: from then on the snapshot lists it. */
+	(void) GetTopTransactionId();
+	values[0] = PG_GETARG_DATUM(0);
+	values[1] = iot_consumer_snapshot();
+	iot_plan_execute(&insert_consumer, values, NULL);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/*
+ * iot_internal.consumer_read(consumer text, types text[], max_rows integer) returns the next
+ * events in the order of their ids, and moves the cursor in the caller's transaction.  Fewer than
+ * max_rows mean that there is no more.  Under REPEATABLE READ a concurrent reader of the same
+ * cursor makes it fail with a serialization error.
+ */
+Datum
+iot_consumer_read(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
+	int			max_rows = PG_ARGISNULL(2) ? 1000 : PG_GETARG_INT32(2);
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("consumer name must not be null")));
+	if (max_rows < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("number of rows must be positive")));
+	InitMaterializedSRF(fcinfo, 0);
+	SPI_connect();
+	for (;;)
+	{
+		ConsumerState state;
+		List	   *pages = NIL;
+		ListCell   *lc;
+		Datum		values[5];
+		char		nulls[] = "     ";
+
+		CHECK_FOR_INTERRUPTS();
+		load(PG_GETARG_DATUM(0), &state);
+		if (!read_pages(&state, max_rows, PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1),
+						PG_ARGISNULL(1), &pages))
+			break;
+		values[0] = PG_GETARG_DATUM(0);
+		values[1] = TransactionIdGetDatum(state.row_xmin);
+		values[2] = state.last;
+		values[3] = state.target;
+		values[4] = Int64GetDatum(state.after_id);
+		if (state.target == (Datum) 0)
+			nulls[3] = nulls[4] = 'n';
+		if (iot_plan_execute(&move_consumer, values, nulls) == 0)
+			continue;			/* somebody else has moved it: start over behind him */
+		foreach(lc, pages)
+		{
+			SPITupleTable *page = lfirst(lc);
+
+			for (uint64 i = 0; i < page->numvals; i++)
+				tuplestore_puttuple(rsinfo->setResult, page->vals[i]);
+		}
+		break;
+	}
+	SPI_finish();
+	return (Datum) 0;
+}
