@@ -26,14 +26,11 @@ BEGIN
 END
 $function$;
 
--- Everything that depends on the functions of this version and not on the rows: defaults, triggers,
--- views, grants, comments.  Can be run at any time, and makes the same again.
-CREATE OR REPLACE FUNCTION iot_internal.arm() RETURNS void
+CREATE OR REPLACE FUNCTION iot_internal.own() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
 	relation record;
 BEGIN
-	PERFORM iot_internal.run_areas('arm');
 	FOR relation IN
 		SELECT c.oid::regclass AS name, CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END AS kind
 		FROM pg_class c
@@ -42,6 +39,18 @@ BEGIN
 			AND c.relowner <> 'iot_owner'::regrole LOOP
 		EXECUTE format('ALTER %s %s OWNER TO iot_owner', relation.kind, relation.name);
 	END LOOP;
+END
+$function$;
+
+-- Everything that depends on the functions of this version and not on the rows: defaults, triggers,
+-- views, grants, comments.  Can be run at any time, and makes the same again.
+CREATE OR REPLACE FUNCTION iot_internal.arm() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	-- before, since arming may call the owner's functions; after, for the views that it makes
+	PERFORM iot_internal.own();
+	PERFORM iot_internal.run_areas('arm');
+	PERFORM iot_internal.own();
 END
 $function$;
 

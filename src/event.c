@@ -18,11 +18,7 @@
 #include "event.h"
 #include "plan.h"
 #include "uuidv7.h"
-
-#if __has_include("worker_slot.h")
 #include "worker_slot.h"
-#define HAVE_WORKER_SLOT 1
-#endif
 
 static IotPlan insert_event = {
 	"INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload, device_id)"
@@ -177,9 +173,7 @@ iot_payload_end(IotPayload *payload)
 void
 iot_event_appended(void)
 {
-#ifdef HAVE_WORKER_SLOT
 	iot_wake_at_commit();
-#endif
 }
 
 /*
