@@ -34,6 +34,7 @@ my ($message) = $watch->wait_for(1);
 is($message->{topic}, 'check/one', 'the broker hands a message on');
 is_deeply($message->{json}, { a => 1 }, 'with its payload');
 $broker->publish('check/kept', "\x00\xff", retain => 1);
+$broker->wait_saved('check/kept');
 $broker->kill9;
 ok(!$broker->process->alive, 'a killed broker is gone');
 $broker->start;

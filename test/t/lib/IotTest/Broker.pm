@@ -187,6 +187,20 @@ sub wait_for_log
 	return $self->log_size;
 }
 
+# Waits until the broker's file holds these bytes (of a topic or payload): until then a kill may
+# lose what the broker has confirmed.
+sub wait_saved
+{
+	my ($self, $bytes) = @_;
+	my $file = "$self->{dir}/mosquitto.db";
+
+	return IotTest::poll_until(
+		sub {
+			return -e $file && index(PostgreSQL::Test::Utils::slurp_file($file), $bytes) >= 0;
+		},
+		"broker $self->{name} saves its state");
+}
+
 # Arguments with which a client program of mosquitto reaches this broker.
 sub client_args
 {
