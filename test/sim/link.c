@@ -198,7 +198,11 @@ make_link(SimLink *link, int at, SimDevice *devices, int count)
 	mosquitto_int_option(link->mosq, MOSQ_OPT_RECEIVE_MAXIMUM, 2000);
 	mosquitto_int_option(link->mosq, MOSQ_OPT_TCP_NODELAY, 1);
 	if (opt->user != NULL)
-		mosquitto_username_pw_set(link->mosq, opt->user, opt->password);
+	{
+		bool		own = opt->link_per_device && strcmp(opt->user, "{device}") == 0;
+
+		mosquitto_username_pw_set(link->mosq, own ? devices[0].name : opt->user, opt->password);
+	}
 	if (opt->ca_file != NULL)
 	{
 		rc = mosquitto_tls_set(link->mosq, opt->ca_file, NULL, opt->cert_file, opt->key_file, NULL);

@@ -45,8 +45,17 @@ my $locked = IotTest::Broker->new('locked', users => { iot => 'secret' });
 $locked->publish('check/one', 'x');
 ok(!eval { $locked->publish('check/one', 'x', user => 'nobody'); 1 },
 	'a broker with users refuses a stranger');
-my $shipped = IotTest::Broker->new('shipped', users => { iot => 'secret' }, shipped => 1);
-$shipped->publish('check/one', 'x');
-pass('the configuration that is shipped starts a broker');
+
+# the configuration that is shipped, with the places changed that a private instance must change
+my $shipped = IotTest::Broker->new(
+	'shipped',
+	users => { iot => 'secret', 'boiler-1' => 'secret too' },
+	shipped => 1,
+	conf => 'log_type subscribe');
+my $all = $shipped->watch('iot/#', user => 'iot');
+$shipped->publish('iot/boiler-2/telemetry', '1', user => 'boiler-1');
+$shipped->publish('iot/boiler-1/command', '2', user => 'boiler-1');
+$shipped->publish('iot/boiler-1/telemetry', '3', user => 'boiler-1');
+is(($all->wait_for(1))[0]{payload}, '3', 'a device speaks in its own name, and gives no commands');
 
 done_testing();

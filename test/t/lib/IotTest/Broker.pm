@@ -113,6 +113,7 @@ sub shipped_conf
 		'listener' => "listener $self->{port} 127.0.0.1",
 		'persistence_location' => "persistence_location $self->{dir}/",
 		'password_file' => "password_file $self->{dir}/passwd",
+		'acl_file' => "acl_file $IotTest::source_dir/etc/mosquitto.acl",
 		'log_dest' => "log_dest file $self->{log}");
 
 	foreach my $key (sort keys %place)
