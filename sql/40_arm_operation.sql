@@ -21,6 +21,9 @@ BEGIN
 		('dead_letter', '30 days', NULL)
 		ON CONFLICT DO NOTHING;
 
+	CREATE OR REPLACE TRIGGER retention_check BEFORE INSERT OR UPDATE ON iot.retention
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_retention();
+
 	-- epoch_state() takes the grant on iot.epoch as the sign that a restore is over
 	GRANT SELECT ON iot.schema_version, iot.epoch, iot.retention, iot.maintenance, iot.worker
 		TO iot_worker, iot_pushd, iot_admin;

@@ -11,6 +11,27 @@ BEGIN
 	ALTER TABLE iot.app_user ALTER app_user_id SET DEFAULT iot_internal.uuidv7();
 	ALTER TABLE iot.user_group ALTER user_group_id SET DEFAULT iot_internal.uuidv7();
 
+	CREATE OR REPLACE TRIGGER parameter_check BEFORE INSERT OR UPDATE ON iot.parameter
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_parameter();
+	CREATE OR REPLACE TRIGGER sensor_check BEFORE INSERT OR UPDATE ON iot.sensor
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_sensor();
+	CREATE OR REPLACE TRIGGER device_check BEFORE INSERT OR UPDATE ON iot.device
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_device();
+	CREATE OR REPLACE TRIGGER device_group_check BEFORE INSERT OR UPDATE ON iot.device_group
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_group();
+	CREATE OR REPLACE TRIGGER user_group_check BEFORE INSERT OR UPDATE ON iot.user_group
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_group();
+	CREATE OR REPLACE TRIGGER device_type_check BEFORE INSERT OR UPDATE ON iot.device_type
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_device_type();
+	CREATE OR REPLACE TRIGGER adapter_check BEFORE INSERT OR UPDATE ON iot.adapter
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_adapter();
+	CREATE OR REPLACE TRIGGER app_user_check BEFORE INSERT OR UPDATE ON iot.app_user
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_app_user();
+	CREATE OR REPLACE TRIGGER access_grant_check BEFORE INSERT OR UPDATE ON iot.access_grant
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_access_grant();
+	CREATE OR REPLACE TRIGGER secret_check BEFORE INSERT OR UPDATE OR DELETE ON iot.secret
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_secret();
+
 	GRANT SELECT ON iot.parameter, iot.device_group, iot.device_type, iot.adapter, iot.device,
 		iot.sensor, iot.app_user, iot.user_group, iot.user_group_member, iot.access_grant
 		TO iot_worker;
@@ -20,5 +41,24 @@ BEGIN
 		iot.access_grant TO iot_admin;
 	-- written, never read back
 	GRANT SELECT (name, created_at), INSERT, UPDATE, DELETE ON iot.secret TO iot_admin;
+
+	COMMENT ON TABLE iot.parameter IS 'a kind of value: its unit, inclusive bounds and words';
+	COMMENT ON COLUMN iot.parameter.labels IS 'words for numbers, such as {"OFF": 0, "ON": 1}';
+	COMMENT ON TABLE iot.device_group IS 'devices that the same people may see and operate';
+	COMMENT ON TABLE iot.device_type IS 'how devices of a kind speak: topics, payload, confirmation';
+	COMMENT ON COLUMN iot.device_type.ack_mode IS
+		'who confirms a command: the device, its echo as a measurement, or the broker';
+	COMMENT ON COLUMN iot.device_type.ack_timeout IS 'time for the answer to one attempt';
+	COMMENT ON COLUMN iot.device_type.command_template IS
+		'payload with {id}, {device}, {parameter}, {action}, {value}, {version}, {word}; NULL: the usual one';
+	COMMENT ON TABLE iot.adapter IS 'a way to devices; kind "mqtt" is built in';
+	COMMENT ON TABLE iot.device IS 'a thing that reports and takes commands; its name is that in topics';
+	COMMENT ON TABLE iot.sensor IS 'one parameter of one device, with bounds and words of its own';
+	COMMENT ON TABLE iot.app_user IS 'people and programs that are not roles of the server';
+	COMMENT ON TABLE iot.user_group IS 'users with the same rights';
+	COMMENT ON TABLE iot.user_group_member IS 'who is in which user group';
+	COMMENT ON TABLE iot.access_grant IS
+		'what a user group may do with a device group: view, operate, manage';
+	COMMENT ON TABLE iot.secret IS 'passwords and keys that options name; for workers only';
 END
 $arm$;

@@ -1,0 +1,461 @@
+-- Everything that is written to the registry is judged when it is written: a typing error is told to
+-- who makes it, not to who wonders next week why a device is silent.
+
+CREATE OR REPLACE FUNCTION iot_internal.topic_template_error(template text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_topic_template_error_sql';
+
+CREATE OR REPLACE FUNCTION iot_internal.command_template_unknown(template text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_command_template_unknown_sql';
+
+CREATE OR REPLACE FUNCTION iot_internal.check_name(what text, name text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF name !~ '^[A-Za-z0-9_.:-]{1,64}$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid name of a %s: "%s"', what, left(name, 100)),
+			HINT = 'A name has 1 to 64 letters A to Z, digits, and "_", ".", ":", "-".';
+	END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_bounds(
+	what text, value_min double precision, value_max double precision) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF value_min = ANY (ARRAY['NaN', 'Infinity', '-Infinity']::double precision[])
+		OR value_max = ANY (ARRAY['NaN', 'Infinity', '-Infinity']::double precision[]) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('bounds of %s must be finite numbers', what),
+			HINT = 'Leave a bound NULL where there is none.';
+	END IF;
+	IF value_min > value_max THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('bounds of %s are the wrong way round: %s is above %s', what, value_min, value_max),
+			HINT = 'Both bounds are inclusive, and value_min is the lower one.';
+	END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_labels(what text, labels jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	hint text := 'Labels are a JSON object of words and finite numbers, such as {"OFF": 0, "ON": 1}.';
+	word text;
+	number jsonb;
+	reads_as_number boolean;
+BEGIN
+	IF labels IS NULL THEN
+		RETURN;
+	END IF;
+	IF jsonb_typeof(labels) <> 'object' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('labels of %s must be a JSON object', what),
+			HINT = hint;
+	END IF;
+	FOR word, number IN SELECT e.key, e.value FROM jsonb_each(labels) AS e LOOP
+		IF word !~ '^[^[:cntrl:]]{1,64}$' OR word ~ '^\s|\s$' THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('label "%s" of %s is not a word of 1 to 64 characters', left(word, 100), what),
+				HINT = hint;
+		END IF;
+		-- send_command() takes a word or a number as text; one text must not be both
+		BEGIN
+			PERFORM word::double precision;
+			reads_as_number := true;
+		EXCEPTION
+			WHEN invalid_text_representation THEN
+				reads_as_number := false;
+			WHEN numeric_value_out_of_range THEN
+				reads_as_number := true;
+		END;
+		IF reads_as_number THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('label "%s" of %s reads as a number', word, what),
+				HINT = hint;
+		END IF;
+		BEGIN
+			IF jsonb_typeof(number) <> 'number' THEN
+				RAISE numeric_value_out_of_range;
+			END IF;
+			PERFORM number::double precision;
+		EXCEPTION WHEN numeric_value_out_of_range THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('label "%s" of %s does not stand for a finite number', word, what),
+				HINT = hint;
+		END;
+	END LOOP;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_parameter() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	what text := format('parameter "%s"', NEW.name);
+	device text;
+BEGIN
+	PERFORM iot_internal.check_name('parameter', NEW.name);
+	PERFORM iot_internal.check_bounds(what, NEW.value_min, NEW.value_max);
+	PERFORM iot_internal.check_labels(what, NEW.labels);
+	IF NEW.unit !~ '^[^[:cntrl:]]{1,32}$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('unit of %s is not a text of 1 to 32 characters', what),
+			HINT = 'Leave the unit NULL where there is none.';
+	END IF;
+	-- a sensor that overrides one bound takes the other from here
+	SELECT d.name INTO device
+		FROM iot.sensor s JOIN iot.device d ON d.device_id = s.device_id
+		WHERE s.parameter_id = NEW.parameter_id
+			AND coalesce(s.value_min, NEW.value_min) > coalesce(s.value_max, NEW.value_max)
+		LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('bounds of %s contradict those of its sensor of device "%s"', what, device),
+			HINT = 'Change the bounds in iot.sensor first.';
+	END IF;
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_sensor() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	parameter record;
+	what text;
+BEGIN
+	SELECT p.name, p.value_min, p.value_max INTO parameter
+		FROM iot.parameter p WHERE p.parameter_id = NEW.parameter_id;
+	what := format('the sensor of parameter "%s"', parameter.name);
+	PERFORM iot_internal.check_bounds(what, NEW.value_min, NEW.value_max);
+	PERFORM iot_internal.check_labels(what, NEW.labels);
+	PERFORM iot_internal.check_bounds(what,
+		coalesce(NEW.value_min, parameter.value_min), coalesce(NEW.value_max, parameter.value_max));
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_device() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	PERFORM iot_internal.check_name('device', NEW.name);
+	IF NEW.name ~* '^([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}|[0-9a-f]{32})$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('name of a device reads as a uuid: "%s"', NEW.name),
+			HINT = 'Functions take a device by name or by id, and could not tell one from the other.';
+	END IF;
+	RETURN NEW;
+END
+$function$;
+
+-- Tables of which only the name can be wrong.
+CREATE OR REPLACE FUNCTION iot_internal.check_group() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	PERFORM iot_internal.check_name(replace(TG_TABLE_NAME, '_', ' '), NEW.name);
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_device_type() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	what text := format('device type "%s"', NEW.name);
+	topic record;
+	error text;
+BEGIN
+	PERFORM iot_internal.check_name('device type', NEW.name);
+	IF NEW.ack_mode <> ALL (ARRAY['device', 'echo', 'broker']) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid ack_mode of %s: "%s"', what, NEW.ack_mode),
+			HINT = 'A device confirms by "device", "echo" or "broker".';
+	END IF;
+	IF NOT NEW.ack_timeout BETWEEN interval '10 ms' AND interval '1 day' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('ack_timeout of %s is out of range', what),
+			HINT = 'It is between 10 ms and 1 day.';
+	END IF;
+	IF NOT NEW.max_attempts BETWEEN 1 AND 100 THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('max_attempts of %s is out of range', what),
+			HINT = 'It is between 1 and 100.';
+	END IF;
+	IF NOT NEW.command_ttl BETWEEN interval '10 ms' AND interval '30 days' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('command_ttl of %s is out of range', what),
+			HINT = 'It is between 10 ms and 30 days, or NULL for the setting "iot.command_ttl".';
+	END IF;
+	FOR topic IN
+		SELECT t.key, t.template, array_agg(t.key) OVER (PARTITION BY t.template) AS keys
+		FROM (VALUES ('telemetry_topic', NEW.telemetry_topic),
+			('attributes_topic', NEW.attributes_topic), ('status_topic', NEW.status_topic),
+			('command_topic', NEW.command_topic), ('ack_topic', NEW.ack_topic))
+			AS t (key, template) LOOP
+		error := iot_internal.topic_template_error(topic.template);
+		IF error IS NOT NULL THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('invalid %s of %s: %s', topic.key, what, error),
+				HINT = 'A topic template has {device} once, as a whole level, and no wildcards: "iot/{device}/telemetry".';
+		END IF;
+		IF cardinality(topic.keys) > 1 THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('%s and %s of %s are the same', topic.keys[1], topic.keys[2], what),
+				HINT = 'What a message means is told by its topic alone.';
+		END IF;
+	END LOOP;
+	IF NEW.command_template IS NOT NULL THEN
+		PERFORM iot_internal.check_command_template(what, NEW.command_template);
+	END IF;
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_command_template(what text, template text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	unknown text := iot_internal.command_template_unknown(template);
+BEGIN
+	IF length(template) > 8192 OR template ~ '^\s*$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('command_template of %s is empty or too long', what),
+			HINT = 'It has 1 to 8192 characters, or is NULL for the usual payload.';
+	END IF;
+	IF unknown IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('unknown placeholder %s in command_template of %s', unknown, what),
+			HINT = 'Known are {id}, {device}, {parameter}, {action}, {value}, {version} and {word}.';
+	END IF;
+	-- what begins like JSON must be JSON once it is filled in
+	IF template ~ '^\s*([["]|\{(?![a-z][a-z0-9_]*\}))' THEN
+		BEGIN
+			PERFORM regexp_replace(regexp_replace(template, '\{(value|version)\}', '0', 'g'),
+				'\{(id|device|parameter|action|word)\}', 'x', 'g')::jsonb;
+		EXCEPTION WHEN data_exception THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('command_template of %s would not give valid JSON', what),
+				HINT = 'Only {value} and {version} are numbers; put the others between quotation marks.';
+		END;
+	END IF;
+END
+$function$;
+
+-- One option of an adapter of kind mqtt.
+CREATE OR REPLACE FUNCTION iot_internal.check_mqtt_option(what text, key text, option jsonb)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	string text := CASE jsonb_typeof(option) WHEN 'string' THEN option #>> '{}' END;
+	low integer;
+	high integer;
+BEGIN
+	IF key = ANY (ARRAY['keepalive', 'qos', 'batch_size', 'max_in_flight']) THEN
+		low := CASE key WHEN 'keepalive' THEN 60 WHEN 'qos' THEN 0 ELSE 1 END;
+		high := CASE key WHEN 'keepalive' THEN 3600 WHEN 'qos' THEN 1 ELSE 10000 END;
+		IF jsonb_typeof(option) <> 'number' OR option::text !~ '^[0-9]{1,5}$'
+			OR NOT option::integer BETWEEN low AND high THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('invalid option "%s" of %s: %s', key, what, option),
+				HINT = format('It is a whole number from %s to %s.', low, high);
+		END IF;
+	ELSIF key = 'protocol' THEN
+		IF string IS NULL OR string <> ALL (ARRAY['5', '3.1.1']) THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('invalid option "protocol" of %s: %s', what, option),
+				HINT = 'It is "5" or "3.1.1", between quotation marks.';
+		END IF;
+	ELSIF key = ANY (ARRAY['password_file', 'ca_file', 'cert_file', 'key_file']) THEN
+		IF string IS NULL OR string !~ '^/[^[:cntrl:]]+$' THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('option "%s" of %s must be an absolute path', key, what),
+				HINT = 'The file is read by the server''s operating system user.';
+		END IF;
+	ELSIF key = ANY (ARRAY['username', 'client_id', 'password_secret']) THEN
+		IF string IS NULL OR string !~ '^[^[:cntrl:]]{1,128}$' THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('option "%s" of %s must be a text of 1 to 128 characters', key, what),
+				HINT = 'Leave the option out where it is not needed.';
+		END IF;
+		IF key = 'password_secret' AND NOT EXISTS (
+				SELECT FROM iot.secret s WHERE s.name = string) THEN
+			RAISE EXCEPTION 'secret "%" does not exist', string
+				USING ERRCODE = 'undefined_object', HINT = 'Insert it into iot.secret first.';
+		END IF;
+	ELSIF key = ANY (ARRAY['password', 'secret']) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('options of %s must not hold a password', what),
+			HINT = 'Put it into a file and name that in "password_file", or into iot.secret and name it in "password_secret".';
+	ELSE
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('unknown option "%s" of %s', key, what),
+			HINT = 'Known are "username", "password_file", "password_secret", "client_id", "keepalive", "ca_file", "cert_file", "key_file", "protocol", "qos", "batch_size" and "max_in_flight".';
+	END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_adapter() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	what text := format('adapter "%s"', NEW.name);
+	hint text := 'Write "mqtt://host:port" or "mqtts://host:port".';
+	port text;
+	key text;
+	option jsonb;
+BEGIN
+	PERFORM iot_internal.check_name('adapter', NEW.name);
+	IF NEW.kind !~ '^[a-z][a-z0-9_-]{0,31}$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid kind of %s: "%s"', what, NEW.kind),
+			HINT = '"mqtt" is built in; any other is a lower case word of 1 to 32 characters.';
+	END IF;
+	IF jsonb_typeof(NEW.options) <> 'object' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('options of %s must be a JSON object', what),
+			HINT = 'Use ''{}'' for none.';
+	END IF;
+	IF TG_OP = 'UPDATE' THEN
+		NEW.updated_at := clock_timestamp();
+	END IF;
+	IF NEW.kind <> 'mqtt' THEN
+		RETURN NEW;
+	END IF;
+
+	IF NEW.url IS NULL OR NEW.url !~ '^mqtts?://' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid url of %s', what),
+			HINT = hint;
+	ELSIF NEW.url ~ '@' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('url of %s must not hold user information', what),
+			HINT = 'Use the options "username" and "password_file" or "password_secret".';
+	ELSIF NEW.url !~ '^mqtts?://([A-Za-z0-9]([A-Za-z0-9._-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?/?$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid url of %s', what),
+			HINT = hint;
+	END IF;
+	port := substring(NEW.url FROM ':([0-9]+)/?$');
+	IF NOT port::integer BETWEEN 1 AND 65535 THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid port in url of %s: %s', what, port),
+			HINT = 'Ports are from 1 to 65535.';
+	END IF;
+	FOR key, option IN SELECT e.key, e.value FROM jsonb_each(NEW.options) AS e LOOP
+		PERFORM iot_internal.check_mqtt_option(what, key, option);
+	END LOOP;
+	IF NEW.options ?& ARRAY['password_file', 'password_secret'] THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('%s has two passwords', what),
+			HINT = 'Use either "password_file" or "password_secret".';
+	END IF;
+	IF NEW.options ?| ARRAY['password_file', 'password_secret'] AND NOT NEW.options ? 'username' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('%s has a password and no user', what),
+			HINT = 'Add the option "username".';
+	END IF;
+	IF NEW.options ? 'cert_file' <> NEW.options ? 'key_file' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('%s has only one of certificate and key', what),
+			HINT = 'The options "cert_file" and "key_file" go together.';
+	END IF;
+	IF NEW.options ?| ARRAY['ca_file', 'cert_file', 'key_file'] AND NEW.url !~ '^mqtts:' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('%s has options for TLS and a url without it', what),
+			HINT = 'Write "mqtts://" in the url.';
+	END IF;
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_app_user() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF NEW.username !~ '^[^[:cntrl:]*]{1,128}$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid username "%s"', left(NEW.username, 150)),
+			HINT = 'It has 1 to 128 characters, no "*" and no control characters.';
+	END IF;
+	IF NEW.email !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid email of user "%s"', NEW.username),
+			HINT = 'Leave it NULL where there is none.';
+	END IF;
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_access_grant() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	PERFORM iot_internal.level_rank(NEW.level);
+	RETURN NEW;
+END
+$function$;
+
+-- A secret that somebody's options name stays, under its name.
+CREATE OR REPLACE FUNCTION iot_internal.check_secret() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	reader text;
+	gone text;
+BEGIN
+	IF TG_OP = 'DELETE' THEN
+		gone := OLD.name;
+	ELSE
+		PERFORM iot_internal.check_name('secret', NEW.name);
+		IF NEW.value = '' THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('secret "%s" is empty', NEW.name),
+				HINT = 'Delete the row where there is none.';
+		END IF;
+		IF TG_OP = 'UPDATE' THEN
+			gone := CASE WHEN NEW.name <> OLD.name THEN OLD.name END;
+		END IF;
+	END IF;
+	IF gone IS NOT NULL THEN
+		SELECT u.what INTO reader FROM (
+			SELECT format('adapter "%s"', a.name) AS what FROM iot.adapter a
+				WHERE a.kind = 'mqtt' AND a.options ->> 'password_secret' = gone
+			UNION ALL
+			SELECT format('webhook "%s"', w.name) FROM iot.webhook w
+				WHERE w.options ->> 'secret' = gone) u
+			LIMIT 1;
+		IF FOUND THEN
+			RAISE EXCEPTION 'secret "%" is used by %', gone, reader
+				USING ERRCODE = 'dependent_objects_still_exist',
+					HINT = 'Change its options first.';
+		END IF;
+	END IF;
+	RETURN CASE TG_OP WHEN 'DELETE' THEN OLD ELSE NEW END;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_retention() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF NEW.relation <> ALL (ARRAY['event', 'measurement', 'command', 'notification', 'delivery',
+			'dead_letter']) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('retention knows no table "%s"', NEW.relation),
+			HINT = 'It is for event, measurement, command, notification, delivery and dead_letter.';
+	END IF;
+	IF NEW.keep < interval '1 hour' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('retention of %s is below an hour', NEW.relation),
+			HINT = 'Rows that are still needed for work in progress must not go.';
+	END IF;
+	-- for so long a request id finds its command again
+	IF NEW.relation = 'command' AND NEW.keep < interval '7 days' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = 'commands are kept for 7 days at least',
+			HINT = 'A request id that is sent again must find its command.';
+	END IF;
+	IF NEW.cap IS NOT NULL AND NEW.relation <> 'event' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('retention of %s has no cap', NEW.relation),
+			HINT = 'Only the event log is kept for its readers beyond "keep", until "cap".';
+	END IF;
+	IF NEW.cap < NEW.keep THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('the cap of %s is below what is kept anyway', NEW.relation),
+			HINT = '"cap" is at least "keep", or NULL to keep events until every consumer has read them.';
+	END IF;
+	RETURN NEW;
+END
+$function$;

@@ -1,0 +1,56 @@
+/*
+ * registry.c
+ *		What the registry's checks need from plain C: the same code that later reads topics and
+ *		templates says whether they can be read.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "utils/builtins.h"
+
+#include "core/template.h"
+#include "core/topic.h"
+#include "iot.h"
+
+PG_FUNCTION_INFO_V1(iot_topic_template_error_sql);
+PG_FUNCTION_INFO_V1(iot_command_template_unknown_sql);
+
+/* What a command's payload can say; as adapter_take() fills it in. */
+static const char *const command_names[] = {
+	"id", "device", "parameter", "action", "value", "version", "word"
+};
+
+/*
+ * iot_internal.topic_template_error(template text) returns text; STRICT IMMUTABLE PARALLEL SAFE.
+ * NULL where the template is sound, else why it is not.
+ */
+Datum
+iot_topic_template_error_sql(PG_FUNCTION_ARGS)
+{
+	text	   *template = PG_GETARG_TEXT_PP(0);
+	IotTopicTemplate parsed;
+	const char *error;
+
+	if (iot_topic_template_parse(VARDATA_ANY(template), VARSIZE_ANY_EXHDR(template),
+								 &parsed, &error))
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(error));
+}
+
+/*
+ * iot_internal.command_template_unknown(template text) returns text; STRICT IMMUTABLE PARALLEL SAFE.
+ * The placeholders that no command has a value for, or NULL.
+ */
+Datum
+iot_command_template_unknown_sql(PG_FUNCTION_ARGS)
+{
+	text	   *template = PG_GETARG_TEXT_PP(0);
+	char		names[256];
+	size_t		count;
+
+	count = iot_template_unknown(VARDATA_ANY(template), VARSIZE_ANY_EXHDR(template),
+								 command_names, lengthof(command_names), names, sizeof(names));
+	if (count == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(names));
+}
