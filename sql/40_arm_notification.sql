@@ -156,9 +156,7 @@ BEGIN
 	CREATE OR REPLACE TRIGGER notification_rule_check BEFORE INSERT OR UPDATE ON iot.notification_rule
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_notification_rule();
 
-	IF to_regprocedure('iot_internal.consumer_register(text)') IS NOT NULL THEN
-		PERFORM iot_internal.consumer_register('notifier');
-	END IF;
+	PERFORM iot_internal.consumer_register('notifier');
 
 	-- The worker reads and writes through functions.
 	GRANT SELECT, INSERT, UPDATE, DELETE ON iot.webhook, iot.notification_rule TO iot_admin;

@@ -1,0 +1,317 @@
+/*
+ * notifier.c
+ *		One process per database: turns events into notifications, has them delivered, and keeps
+ *		the clock for the rest of the platform.
+ *
+ * Started by the launcher, which starts it again wherever it ends.  Memory of a turn is in the
+ * cycle context.  Each duty has transactions of its own, so that one that fails is logged and
+ * delays no other; the order within a turn is what a user waits for first.
+ *
+ * Cursor and notifications share a transaction.  The hint to the push daemons goes out in another,
+ * after it, with nothing else in it: a NOTIFY makes its commit wait for every other one's.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "commands/async.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "bgworker/delivery.h"
+#include "bgworker/supervisor.h"
+#include "bgworker/webhook.h"
+#include "bgworker/worker.h"
+#include "iot.h"
+#include "plan.h"
+
+#define WINDOW_MAX			1000	/* events of a transaction */
+#define WINDOWS_PER_TURN	10		/* before the other duties get their turn */
+#define SWEEP_INTERVAL_MS	400		/* deadlines and push deliveries */
+#define SWEEP_MAX			1000
+#define RETRY_MS			1000	/* after a duty failed */
+#define EPOCH_INTERVAL_MS	1000
+#define MAINTAIN_LOOK_MS	30000
+
+typedef struct Window
+{
+	int			max;
+	int			events;
+	int			notifications;
+	int			pushes;
+	int			webhooks;
+} Window;
+
+typedef struct Notifier
+{
+	MemoryContext cycle_cxt;
+	int			window;			/* events to read at a time: less after one that was refused */
+	TimestampTz notify_after;
+	bool		backlog;		/* the log was not read to its end */
+	bool		hint;			/* push daemons are to be told */
+	bool		webhooks;		/* new deliveries for webhooks were written */
+	TimestampTz swept_at;
+	bool		sweep_again;
+	TimestampTz epoch_at;
+	TimestampTz maintain_looked_at;
+	bool		maintaining;
+} Notifier;
+
+static IotPlan notify = {
+	"SELECT n.events, n.notifications, n.pushes, n.webhooks"
+	" FROM iot_internal.notify_events($1) n",
+	1, {INT4OID}
+};
+static IotPlan skip = {"SELECT iot_internal.notify_skip($1)", 1, {TEXTOID}};
+static IotPlan push_due = {"SELECT iot_internal.push_due($1)", 1, {INT4OID}};
+static IotPlan expire = {"SELECT iot_internal.expire_commands($1)", 1, {INT4OID}};
+static IotPlan check_epoch = {"SELECT iot_internal.check_epoch()", 0, {0}};
+static IotPlan maintain_due = {
+	"SELECT coalesce(bool_and(m.last_run_at < clock_timestamp() - interval '1 hour'"
+	" OR m.last_run_at IS NULL), false) FROM iot.maintenance m",
+	0, {0}
+};
+static IotPlan maintain_step = {"SELECT iot_internal.maintain_step()", 0, {0}};
+
+/* A statement that answers with one value, and that value. */
+typedef struct Question
+{
+	IotPlan    *plan;
+	Datum		argument;
+	Datum		answer;
+	bool		isnull;
+} Question;
+
+static void
+ask_body(void *arg)
+{
+	Question   *question = arg;
+
+	iot_plan_execute(question->plan, &question->argument, NULL);
+	if (SPI_processed != 1)
+		elog(ERROR, "statement gave no answer: %s", question->plan->sql);
+	question->answer = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+									 &question->isnull);
+}
+
+/* For answers that are passed by value; false where there was none. */
+static bool
+ask(const char *activity, int flags, IotPlan *plan, Datum argument, Datum *answer)
+{
+	Question	question = {.plan = plan, .argument = argument};
+
+	if (iot_try_xact(activity, flags, ask_body, &question, NULL) != IOT_XACT_DONE ||
+		question.isnull)
+		return false;
+	*answer = question.answer;
+	return true;
+}
+
+static void
+notify_body(void *arg)
+{
+	Window	   *window = arg;
+	int		   *fields[] = {
+		&window->events, &window->notifications, &window->pushes, &window->webhooks
+	};
+	Datum		max = Int32GetDatum(window->max);
+
+	iot_plan_execute(&notify, &max, NULL);
+	for (int i = 0; i < lengthof(fields); i++)
+	{
+		bool		isnull;
+
+		*fields[i] = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
+												 i + 1, &isnull));
+	}
+}
+
+static void
+skip_body(void *arg)
+{
+	Datum		error = CStringGetTextDatum((char *) arg);
+	bool		isnull;
+	int64		id;
+
+	iot_plan_execute(&skip, &error, NULL);
+	id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	if (!isnull)
+		ereport(LOG,
+				(errmsg("event %lld could not be notified of and went to the dead letters: %s",
+						(long long) id, (char *) arg)));
+}
+
+/*
+ * Reads the log, a window after the other.  A window that is refused is halved until the guilty
+ * event stands alone, and that one is passed over; then windows grow again.
+ */
+static void
+notify_of_events(Notifier *notifier)
+{
+	if (GetCurrentTimestamp() < notifier->notify_after)
+		return;
+	notifier->backlog = false;
+	for (int i = 0; i < WINDOWS_PER_TURN; i++)
+	{
+		Window		window = {.max = notifier->window};
+		IotXactError error;
+		IotXactOutcome outcome = iot_try_xact("notify of events", 0, notify_body, &window, &error);
+
+		if (outcome == IOT_XACT_REFUSED && notifier->window > 1)
+		{
+			notifier->window /= 2;
+			notifier->backlog = true;
+			continue;
+		}
+		if (outcome == IOT_XACT_REFUSED)
+			outcome = iot_try_xact("pass over an event", 0, skip_body, error.message, NULL);
+		else if (outcome == IOT_XACT_DONE)
+		{
+			iot_worker_slot_count(IOT_COUNT_EVENTS, window.events);
+			iot_worker_slot_count(IOT_COUNT_NOTIFICATIONS, window.notifications);
+			notifier->hint |= window.pushes > 0;
+			notifier->webhooks |= window.webhooks > 0;
+			notifier->backlog = window.events == window.max;
+			notifier->window = Min(notifier->window * 2, WINDOW_MAX);
+			if (!notifier->backlog)
+				return;
+			iot_worker_check_interrupts();
+			continue;
+		}
+		if (outcome != IOT_XACT_DONE)
+		{
+			/* nothing that another try at once would mend */
+			notifier->backlog = false;
+			notifier->notify_after = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+			return;
+		}
+		notifier->backlog = true;
+	}
+}
+
+static void
+hint_body(void *arg)
+{
+	Async_Notify("iot_push", NULL);
+}
+
+/* Tells the push daemons to look. */
+static void
+send_hint(Notifier *notifier)
+{
+	if (notifier->hint &&
+		iot_try_xact("hint at notifications", 0, hint_body, NULL, NULL) == IOT_XACT_DONE)
+		notifier->hint = false;
+}
+
+/* What falls due by time alone: commands at their deadline, push deliveries nobody took. */
+static void
+sweep(Notifier *notifier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Datum		answer;
+
+	if (!notifier->sweep_again &&
+		!TimestampDifferenceExceeds(notifier->swept_at, now, Min(SWEEP_INTERVAL_MS, iot_poll_interval)))
+		return;
+	notifier->swept_at = now;
+	notifier->sweep_again = false;
+	if (ask("expire commands", 0, &expire, Int32GetDatum(SWEEP_MAX), &answer))
+	{
+		iot_worker_slot_count(IOT_COUNT_EXPIRED, DatumGetInt32(answer));
+		notifier->sweep_again = DatumGetInt32(answer) >= SWEEP_MAX;
+	}
+	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(SWEEP_MAX), &answer))
+		notifier->hint |= DatumGetInt32(answer) > 0;
+}
+
+/* Has the tables told where they are a copy, or where this server was promoted. */
+static void
+look_at_epoch(Notifier *notifier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Datum		answer;
+
+	if (!TimestampDifferenceExceeds(notifier->epoch_at, now, EPOCH_INTERVAL_MS))
+		return;
+	notifier->epoch_at = now;
+	(void) ask("check the epoch", IOT_XACT_WHILE_PAUSED, &check_epoch, (Datum) 0, &answer);
+}
+
+/* A step of maintenance a turn, where nobody else has seen to it for an hour. */
+static void
+maintain(Notifier *notifier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Datum		answer;
+
+	if (!notifier->maintaining)
+	{
+		if (!TimestampDifferenceExceeds(notifier->maintain_looked_at, now, MAINTAIN_LOOK_MS))
+			return;
+		notifier->maintain_looked_at = now;
+		if (!ask("look for maintenance", IOT_XACT_WHILE_PAUSED, &maintain_due, (Datum) 0,
+				 &answer) || !DatumGetBool(answer))
+			return;
+		ereport(LOG, (errmsg("iot notifier maintains the tables: the last run is over an hour old")));
+	}
+	notifier->maintaining = ask("maintain", IOT_XACT_WHILE_PAUSED, &maintain_step, (Datum) 0,
+								&answer) && DatumGetBool(answer);
+}
+
+static void
+show_state(void)
+{
+	const char *reason = iot_worker_idle_reason();
+
+	if (reason == NULL)
+		iot_worker_state("running", NULL);
+	iot_worker_heartbeat();
+}
+
+static long
+next_wakeup_ms(const Notifier *notifier)
+{
+	long		timeout = iot_poll_interval;
+	long		webhooks = iot_delivery_timeout_ms();
+
+	if (notifier->backlog || notifier->sweep_again || notifier->maintaining)
+		return 0;
+	return webhooks >= 0 ? Min(timeout, webhooks) : timeout;
+}
+
+void
+iot_notifier_main(Datum arg)
+{
+	Notifier	notifier = {.window = WINDOW_MAX};
+
+	iot_worker_start(IOT_WORKER_NOTIFIER, DatumGetObjectId(arg), NULL, "notifier");
+	notifier.cycle_cxt = AllocSetContextCreate(TopMemoryContext, "iot notifier cycle",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(notifier.cycle_cxt);
+	for (;;)
+	{
+		Assert(CurrentMemoryContext == notifier.cycle_cxt && !IsTransactionState());
+		iot_worker_check_interrupts();
+
+		look_at_epoch(&notifier);
+		notify_of_events(&notifier);
+		send_hint(&notifier);
+		iot_delivery_start();
+		iot_delivery_turn(notifier.webhooks);
+		notifier.webhooks = false;
+		sweep(&notifier);
+		send_hint(&notifier);
+		supervisor_tick();
+		maintain(&notifier);
+		show_state();
+		MemoryContextReset(notifier.cycle_cxt);
+
+		(void) iot_worker_wait(WL_SOCKET_READABLE, iot_webhook_socket(),
+							   next_wakeup_ms(&notifier));
+	}
+}
