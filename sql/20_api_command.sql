@@ -32,7 +32,7 @@ CREATE OR REPLACE FUNCTION iot.wait_for_command(
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'iot_wait_for_command';
 COMMENT ON FUNCTION iot.wait_for_command(uuid, interval) IS
-	'wait until a committed command is final and return its status; query_canceled when the time is over';
+	'wait until a committed command is final and return its status; raises 55P03 when the time is over';
 
 -- Transitions are told by events; those whose event retention has dropped, and taking a command
 -- up, which is no event, by the steps.

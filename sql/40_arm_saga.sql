@@ -1,7 +1,7 @@
 -- What the saga's tables get from this version's functions.
 
 CREATE OR REPLACE FUNCTION iot_internal.arm_saga() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $arm$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning AS $arm$
 BEGIN
 	ALTER TABLE iot.event ALTER event_id SET DEFAULT iot_internal.uuidv7();
 	ALTER TABLE iot.command ALTER command_id SET DEFAULT iot_internal.uuidv7();

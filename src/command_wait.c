@@ -206,9 +206,9 @@ next_delay_ms(TimestampTz started_at, TimestampTz now, TimestampTz until)
 }
 
 /*
- * iot.wait_for_command(command_id uuid, timeout interval) returns text: the final status.  Raises
- * query_canceled when the time is over (the command goes on), as a cancelled statement does, so
- * that what is returned is always final.  timeout NULL waits as long as the command may live.
+ * iot.wait_for_command(command_id uuid, timeout interval) returns text: the final status, always;
+ * timeout NULL waits as long as the command may live.  When the time is over it raises 55P03, as
+ * lock_timeout does: query_canceled would pass by WHEN OTHERS and read as an operator's act.
  */
 Datum
 iot_wait_for_command(PG_FUNCTION_ARGS)
@@ -254,7 +254,7 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 
 			iot_uuid_text(command_id, text);
 			ereport(ERROR,
-					(errcode(ERRCODE_QUERY_CANCELED),
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("timed out while waiting for command %s", text),
 					 errdetail("Its status is %s; it stays on its way until its deadline.", status),
 					 carrier.enabled
