@@ -45,7 +45,8 @@ $function$;
 -- Everything that depends on the functions of this version and not on the rows: defaults, triggers,
 -- views, grants, comments.  Can be run at any time, and makes the same again.
 CREATE OR REPLACE FUNCTION iot_internal.arm() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+SET client_min_messages = warning AS $function$
 BEGIN
 	-- before, since arming may call the owner's functions; after, for the views that it makes
 	PERFORM iot_internal.own();

@@ -27,6 +27,9 @@ BEGIN
 	-- epoch_state() takes the grant on iot.epoch as the sign that a restore is over
 	GRANT SELECT ON iot.schema_version, iot.epoch, iot.retention, iot.maintenance, iot.worker
 		TO iot_worker, iot_pushd, iot_admin;
+	CREATE OR REPLACE VIEW iot.metric AS
+		SELECT m.metric, m.label, m.value FROM iot_internal.metrics() m;
+	GRANT SELECT ON iot.metric TO iot_admin, pg_monitor;
 	GRANT UPDATE (keep, cap) ON iot.retention TO iot_admin;
 
 	COMMENT ON TABLE iot.schema_version IS 'version of the tables; iot.migrate() raises it';
@@ -41,6 +44,7 @@ BEGIN
 	COMMENT ON COLUMN iot.retention.cap IS
 		'age from which a partition of the log goes even if a consumer has not read it';
 	COMMENT ON TABLE iot.maintenance IS 'last complete run of iot.maintain()';
+	COMMENT ON VIEW iot.metric IS 'iot.status() as numbers, for Prometheus'' postgres exporter';
 	COMMENT ON TABLE iot.worker IS 'what each worker last said of itself';
 END
 $arm$;

@@ -39,3 +39,6 @@ GRANT EXECUTE ON FUNCTION iot_internal.check_epoch(), iot_internal.epoch_state()
 GRANT EXECUTE ON FUNCTION iot_internal.maintain_step() TO iot_worker, iot_admin;
 GRANT EXECUTE ON PROCEDURE iot.maintain() TO iot_worker, iot_admin;
 GRANT EXECUTE ON FUNCTION iot.resume() TO iot_admin;
+GRANT USAGE ON SCHEMA iot TO pg_monitor;
+GRANT EXECUTE ON FUNCTION iot.status(), iot.check(), iot_internal.metrics()
+	TO iot_operator, iot_admin, pg_monitor;

@@ -14,6 +14,7 @@
 
 PG_FUNCTION_INFO_V1(iot_system_identifier_sql);
 PG_FUNCTION_INFO_V1(iot_timeline_sql);
+PG_FUNCTION_INFO_V1(iot_preloaded_sql);
 
 /* iot_internal.system_identifier() returns bigint; STABLE PARALLEL SAFE. */
 Datum
@@ -29,4 +30,11 @@ iot_timeline_sql(PG_FUNCTION_ARGS)
 	if (RecoveryInProgress())
 		PG_RETURN_NULL();
 	PG_RETURN_INT32((int32) GetWALInsertionTimeLine());
+}
+
+/* iot_internal.preloaded() returns boolean: whether workers can exist; STABLE PARALLEL SAFE. */
+Datum
+iot_preloaded_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(iot_preloaded);
 }
