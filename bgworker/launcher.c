@@ -9,16 +9,18 @@
  */
 #include "postgres.h"
 
+#include "access/heapam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
-#include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -75,32 +77,42 @@ note_present(const char *name)
 	}
 }
 
-/* The database's oid, or InvalidOid where it does not exist or refuses connections. */
+/*
+ * The database's oid, or InvalidOid where it does not exist or refuses connections.  Reads the
+ * heap: a process of no database has no indexes, hence no catalog caches, until some other
+ * process has written the shared relation cache's file.
+ */
 static Oid
-look_up_database(const char *name)
+look_up_database(Relation catalog, const char *name)
 {
-	Oid			database = get_database_oid(name, true);
-	HeapTuple	tuple;
+	TableScanDesc scan = table_beginscan_catalog(catalog, 0, NULL);
+	Oid			database = InvalidOid;
 	bool		connectable = false;
+	HeapTuple	tuple;
+
+	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
+	{
+		Form_pg_database row = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (strcmp(NameStr(row->datname), name) == 0)
+		{
+			database = row->oid;
+			connectable = row->datallowconn;
+			break;
+		}
+	}
+	table_endscan(scan);
 
 	if (!OidIsValid(database))
-	{
 		note_missing(name, "it does not exist");
-		return InvalidOid;
-	}
-	tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
-	if (HeapTupleIsValid(tuple))
-	{
-		connectable = ((Form_pg_database) GETSTRUCT(tuple))->datallowconn;
-		ReleaseSysCache(tuple);
-	}
-	if (!connectable)
-	{
+	else if (!connectable)
 		note_missing(name, "it allows no connections");
-		return InvalidOid;
+	else
+	{
+		note_present(name);
+		return database;
 	}
-	note_present(name);
-	return database;
+	return InvalidOid;
 }
 
 /* Starts, restarts and stops notifiers; memory is that of the caller's cycle. */
@@ -112,6 +124,7 @@ look_after_notifiers(void)
 	ListCell   *name;
 	ListCell   *database;
 	MemoryContext cycle = CurrentMemoryContext;
+	Relation	catalog;
 
 	if (!SplitIdentifierString(pstrdup(iot_databases), ',', &names))
 		names = NIL;			/* the setting's check lets nothing else in */
@@ -119,14 +132,16 @@ look_after_notifiers(void)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	catalog = table_open(DatabaseRelationId, AccessShareLock);
 	foreach(name, names)
 	{
-		Oid			oid = look_up_database(lfirst(name));
+		Oid			oid = look_up_database(catalog, lfirst(name));
 		MemoryContext old = MemoryContextSwitchTo(cycle);
 
 		databases = lappend_oid(databases, oid);
 		MemoryContextSwitchTo(old);
 	}
+	table_close(catalog, AccessShareLock);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(cycle);
