@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -18,6 +19,7 @@
 
 #include "access.h"
 #include "iot.h"
+#include "plan.h"
 
 PG_FUNCTION_INFO_V1(iot_current_username_sql);
 PG_FUNCTION_INFO_V1(iot_is_admin_sql);
@@ -82,6 +84,42 @@ iot_is_admin(void)
 
 	return superuser_arg(caller) ||
 		(OidIsValid(admin) && has_privs_of_role(caller, admin));
+}
+
+/*
+ * Raises where the acting user may not operate the device, whose name is for the message.  Returns
+ * that user, in the current memory context.  Needs SPI.
+ */
+char *
+iot_require_operate(const pg_uuid_t *device_id, const char *device)
+{
+	static IotPlan may_operate = {
+		"SELECT iot.may($1, $2, 'operate')", 2, {TEXTOID, UUIDOID}
+	};
+	char	   *username = iot_current_username();
+	Datum		values[2];
+	bool		isnull = true;
+	bool		allowed = false;
+
+	if (username != NULL)
+	{
+		if (iot_is_admin())
+			return username;
+		values[0] = CStringGetTextDatum(username);
+		values[1] = UUIDPGetDatum(device_id);
+		if (iot_plan_execute(&may_operate, values, NULL) == 1)
+			allowed = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+												 &isnull));
+	}
+	if (isnull || !allowed)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for device \"%s\"", device),
+				 username
+				 ? errdetail("User \"%s\" lacks level \"operate\" on the device's group.", username)
+				 : errdetail("The session names no user."),
+				 errhint("Levels are granted in iot.access_grant, from user group to device group.")));
+	return username;
 }
 
 /* iot_internal.current_username() returns text; STABLE PARALLEL RESTRICTED. */

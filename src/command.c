@@ -61,9 +61,6 @@ typedef struct Request
 
 static IotPlan find_by_name = {TARGET_QUERY("d.name = $1"), 2, {TEXTOID, TEXTOID}};
 static IotPlan find_by_id = {TARGET_QUERY("d.device_id = $1"), 2, {UUIDOID, TEXTOID}};
-static IotPlan may_operate = {
-	"SELECT iot.may($1, $2, 'operate')", 2, {TEXTOID, UUIDOID}
-};
 static IotPlan find_request = {
 	"SELECT c.command_id, c.parameter_id, c.action, c.value, c.expected FROM iot.command c"
 	" WHERE c.device_id = $1 AND c.request_id = $2",
@@ -124,35 +121,6 @@ find_target(text *device, text *parameter, Request *request)
 	request->labels = isnull ? NULL : DatumGetJsonbP(value);
 	value = SPI_getbinval(row, desc, 10, &isnull);
 	request->type_ttl = isnull ? NULL : DatumGetIntervalP(value);
-}
-
-static void
-check_permission(Request *request)
-{
-	Datum		values[2];
-	bool		isnull = true;
-	bool		allowed = false;
-
-	request->username = iot_current_username();
-	if (request->username != NULL)
-	{
-		if (iot_is_admin())
-			return;
-		values[0] = CStringGetTextDatum(request->username);
-		values[1] = UUIDPGetDatum(&request->device_id);
-		if (iot_plan_execute(&may_operate, values, NULL) == 1)
-			allowed = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-												 &isnull));
-	}
-	if (isnull || !allowed)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for device \"%s\"", request->device),
-				 request->username
-				 ? errdetail("User \"%s\" lacks level \"operate\" on the device's group.",
-							 request->username)
-				 : errdetail("The session names no user."),
-				 errhint("Levels are granted in iot.access_grant, from user group to device group.")));
 }
 
 static void
@@ -376,7 +344,7 @@ send_command(FunctionCallInfo fcinfo, bool is_word)
 
 	SPI_connect();
 	find_target(PG_GETARG_TEXT_PP(0), parameter, &request);
-	check_permission(&request);
+	request.username = iot_require_operate(&request.device_id, request.device);
 	check_parameter(&request, parameter);
 	request.value = is_word ? resolve_word(&request, PG_GETARG_TEXT_PP(2)) : PG_GETARG_FLOAT8(2);
 	check_finite(request.value, "value");

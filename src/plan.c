@@ -28,13 +28,16 @@ iot_plan_get(IotPlan *plan)
 
 /*
  * Executes with a fresh snapshot (under READ COMMITTED) and returns the number of rows, which are
- * in SPI_tuptable until SPI_finish.  nulls as in SPI_execute_plan; raises on any failure.
+ * in SPI_tuptable until SPI_finish.  nulls as in SPI_execute_plan; raises on any failure.  The
+ * current memory context stays what it is, whereas SPI would leave its own.
  */
 uint64
 iot_plan_execute(IotPlan *plan, Datum *values, const char *nulls)
 {
+	MemoryContext context = CurrentMemoryContext;
 	int			rc = SPI_execute_plan(iot_plan_get(plan), values, nulls, false, 0);
 
+	MemoryContextSwitchTo(context);
 	if (rc < 0)
 		elog(ERROR, "could not execute statement: %s", SPI_result_code_string(rc));
 	return SPI_processed;

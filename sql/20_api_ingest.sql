@@ -1,0 +1,35 @@
+-- The SQL door for measurements, and what stands behind every door.
+
+-- What a device says of itself is written once, however often it is sent: a value that is there
+-- already counts nothing, and one that differs from it goes to the dead letters.
+CREATE OR REPLACE FUNCTION iot.ingest(
+	device text,
+	measurements jsonb,
+	ts timestamptz DEFAULT now()) RETURNS integer
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_ingest_sql';
+COMMENT ON FUNCTION iot.ingest(text, jsonb, timestamptz) IS
+	'store measurements of a device, {"temperature":21.5} or {"ts":…,"values":{…}} or an array of these; returns how many are new';
+
+CREATE OR REPLACE FUNCTION iot_internal.dead_letter_add(
+	adapter text, device text, topic text, payload bytea, reason text, error text) RETURNS bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	INSERT INTO iot.dead_letter (adapter, device, topic, payload, reason, error)
+		VALUES ($1, $2, $3, $4, $5, $6)
+		RETURNING dead_letter_id
+$function$;
+COMMENT ON FUNCTION iot_internal.dead_letter_add(text, text, text, bytea, text, text) IS
+	'keep what could not be used, with the reason';
+
+-- Fires for whoever inserts, and writes with the owner's rights: nobody needs any of his own on
+-- what follows from a measurement.
+CREATE OR REPLACE FUNCTION iot_internal.measurement_inserted() RETURNS trigger
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_measurement_inserted_sql';
+COMMENT ON FUNCTION iot_internal.measurement_inserted() IS
+	'moves the current values on with the newest of the inserted measurements';
+
+CREATE OR REPLACE FUNCTION iot_internal.registry_changed() RETURNS trigger
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'iot_registry_changed_sql';
+COMMENT ON FUNCTION iot_internal.registry_changed() IS
+	'tells every session to read the registry anew';

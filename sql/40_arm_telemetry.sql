@@ -1,0 +1,42 @@
+-- What the tables of measurements get from this version's functions, and what ingest needs of the
+-- registry's.
+
+CREATE OR REPLACE FUNCTION iot_internal.arm_telemetry() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $arm$
+DECLARE
+	relation regclass;
+BEGIN
+	CREATE OR REPLACE TRIGGER measurement_inserted AFTER INSERT ON iot.measurement
+		REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT
+		EXECUTE FUNCTION iot_internal.measurement_inserted();
+
+	FOREACH relation IN ARRAY ARRAY['iot.device', 'iot.device_type', 'iot.parameter',
+			'iot.sensor', 'iot.retention']::regclass[] LOOP
+		EXECUTE format('CREATE OR REPLACE TRIGGER registry_changed'
+			' AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT'
+			' EXECUTE FUNCTION iot_internal.registry_changed()', relation);
+	END LOOP;
+
+	GRANT SELECT, INSERT ON iot.measurement, iot.dead_letter TO iot_worker;
+	GRANT SELECT ON iot.retention TO iot_worker;
+	GRANT SELECT, INSERT ON iot.measurement TO iot_admin;
+	GRANT SELECT, DELETE ON iot.dead_letter TO iot_admin;
+
+	-- rows that go to a partition directly would pass the trigger by
+	FOR relation IN
+		SELECT p.relid FROM pg_partition_tree('iot.measurement') p WHERE p.level > 0 LOOP
+		EXECUTE format('REVOKE ALL ON %s FROM PUBLIC, iot_worker, iot_pushd, iot_viewer,'
+			' iot_operator, iot_admin, iot_anon', relation);
+	END LOOP;
+
+	COMMENT ON TABLE iot.measurement IS
+		'what devices measured: a finite number with a device time; the first value of a key stays';
+	COMMENT ON COLUMN iot.measurement.ts IS
+		'the device''s time, or that of arrival where it gave none';
+	COMMENT ON TABLE iot.dead_letter IS 'what came in and could not be used';
+	COMMENT ON COLUMN iot.dead_letter.adapter IS 'where it came in; null for the SQL door';
+	COMMENT ON COLUMN iot.dead_letter.reason IS
+		'a code: unknown_topic, unknown_device, wrong_adapter, disabled_device, unknown_parameter, malformed_json, invalid_utf8, wrong_type, not_finite, invalid_time, out_of_time_range, conflict, too_large, empty, retained, unknown_command, refused_by_database';
+	COMMENT ON COLUMN iot.dead_letter.error IS 'what exactly was wrong, in words';
+END
+$arm$;

@@ -1,0 +1,5 @@
+-- Who may bring measurements in; on which devices, iot.ingest() asks itself.
+
+GRANT EXECUTE ON FUNCTION iot.ingest(text, jsonb, timestamptz) TO iot_operator, iot_admin;
+GRANT EXECUTE ON FUNCTION
+	iot_internal.dead_letter_add(text, text, text, bytea, text, text) TO iot_worker;

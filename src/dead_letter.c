@@ -1,0 +1,143 @@
+/*
+ * dead_letter.c
+ *		What could not be used, kept with the reason.
+ *
+ * Runs in workers and in backends that call iot.ingest(), inside their transaction and between
+ * SPI_connect and SPI_finish.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "core/utf8.h"
+#include "dead_letter.h"
+#include "plan.h"
+
+/* A topic that a stranger chose may be of any length; nobody reads more of it. */
+#define TOPIC_MAX_BYTES		1024
+#define ERROR_MAX_BYTES		2048
+
+static const char *const reason_names[IOT_REASONS] = {
+	[IOT_REASON_UNKNOWN_TOPIC] = "unknown_topic",
+	[IOT_REASON_UNKNOWN_DEVICE] = "unknown_device",
+	[IOT_REASON_WRONG_ADAPTER] = "wrong_adapter",
+	[IOT_REASON_DISABLED_DEVICE] = "disabled_device",
+	[IOT_REASON_UNKNOWN_PARAMETER] = "unknown_parameter",
+	[IOT_REASON_MALFORMED_JSON] = "malformed_json",
+	[IOT_REASON_INVALID_UTF8] = "invalid_utf8",
+	[IOT_REASON_WRONG_TYPE] = "wrong_type",
+	[IOT_REASON_NOT_FINITE] = "not_finite",
+	[IOT_REASON_INVALID_TIME] = "invalid_time",
+	[IOT_REASON_OUT_OF_TIME_RANGE] = "out_of_time_range",
+	[IOT_REASON_CONFLICT] = "conflict",
+	[IOT_REASON_TOO_LARGE] = "too_large",
+	[IOT_REASON_EMPTY] = "empty",
+	[IOT_REASON_RETAINED] = "retained",
+	[IOT_REASON_UNKNOWN_COMMAND] = "unknown_command",
+	[IOT_REASON_REFUSED_BY_DATABASE] = "refused_by_database"
+};
+
+static IotPlan insert_letters = {
+	"INSERT INTO iot.dead_letter (adapter, device, topic, payload, reason, error)"
+	" SELECT u.adapter, u.device, u.topic, u.payload, u.reason, u.error"
+	" FROM unnest($1, $2, $3, $4, $5, $6)"
+	" AS u (adapter, device, topic, payload, reason, error)",
+	6, {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+/* Code that stands in iot.dead_letter.reason. */
+const char *
+iot_reason_name(IotReason reason)
+{
+	return reason_names[reason];
+}
+
+/* A text datum of what came from outside: cut, and with "?" for what the database cannot hold. */
+static Datum
+foreign_text(const char *data, size_t len, size_t max)
+{
+	bool		keep = GetDatabaseEncoding() == PG_UTF8 && iot_utf8_valid(data, len);
+	text	   *result;
+	char	   *to;
+
+	if (len > max)
+		len = keep ? iot_utf8_clip(data, len, max) : max;
+	result = cstring_to_text_with_len(data, len);
+	to = VARDATA(result);
+	for (size_t i = 0; i < len; i++)
+	{
+		if (to[i] == '\0' || (!keep && IS_HIGHBIT_SET(to[i])))
+			to[i] = '?';
+	}
+	return PointerGetDatum(result);
+}
+
+static Datum
+bytea_datum(const char *data, size_t len)
+{
+	bytea	   *result = palloc(VARHDRSZ + len);
+
+	SET_VARSIZE(result, VARHDRSZ + len);
+	memcpy(VARDATA(result), data, len);
+	return PointerGetDatum(result);
+}
+
+static Datum
+array_datum(Datum *values, bool *nulls, int count, Oid type)
+{
+	int			lower = 1;
+
+	return PointerGetDatum(construct_md_array(values, nulls, 1, &count, &lower, type,
+											  -1, false, TYPALIGN_INT));
+}
+
+/* Writes the letters with one statement; may raise. */
+void
+iot_dead_letter_store(const IotDeadLetter *letters, int count)
+{
+	enum
+	{
+		ADAPTER, DEVICE, TOPIC, PAYLOAD, REASON, ERROR_TEXT, COLUMNS
+	};
+	Datum	   *values[COLUMNS];
+	bool	   *nulls[COLUMNS];
+	Datum		args[COLUMNS];
+
+	if (count == 0)
+		return;
+	for (int i = 0; i < COLUMNS; i++)
+	{
+		values[i] = palloc(sizeof(Datum) * count);
+		nulls[i] = palloc0(sizeof(bool) * count);
+	}
+	for (int i = 0; i < count; i++)
+	{
+		const IotDeadLetter *letter = &letters[i];
+		const char *error = letter->error != NULL ? letter->error : "";
+
+		if (letter->count > 1)
+			error = psprintf("%s (and %u more)", error, letter->count - 1);
+		nulls[ADAPTER][i] = letter->adapter == NULL;
+		nulls[DEVICE][i] = letter->device == NULL;
+		nulls[TOPIC][i] = letter->topic == NULL;
+		nulls[PAYLOAD][i] = letter->payload == NULL;
+		nulls[ERROR_TEXT][i] = error[0] == '\0';
+		if (letter->adapter != NULL)
+			values[ADAPTER][i] = CStringGetTextDatum(letter->adapter);
+		if (letter->device != NULL)
+			values[DEVICE][i] = foreign_text(letter->device, strlen(letter->device),
+											 TOPIC_MAX_BYTES);
+		if (letter->topic != NULL)
+			values[TOPIC][i] = foreign_text(letter->topic, letter->topic_len, TOPIC_MAX_BYTES);
+		if (letter->payload != NULL)
+			values[PAYLOAD][i] = bytea_datum(letter->payload, letter->payload_len);
+		values[REASON][i] = CStringGetTextDatum(iot_reason_name(letter->reason));
+		values[ERROR_TEXT][i] = foreign_text(error, strlen(error), ERROR_MAX_BYTES);
+	}
+	for (int i = 0; i < COLUMNS; i++)
+		args[i] = array_datum(values[i], nulls[i], count, i == PAYLOAD ? BYTEAOID : TEXTOID);
+	(void) iot_plan_execute(&insert_letters, args, NULL);
+}

@@ -1,0 +1,64 @@
+/*
+ * ingest_batch.h
+ *		A batch in the making: between ingest.c and the SQL door, for nobody else.
+ */
+#ifndef IOT_INGEST_BATCH_H
+#define IOT_INGEST_BATCH_H
+
+#include "dead_letter.h"
+#include "device_state.h"
+#include "ingest.h"
+#include "measurement_store.h"
+#include "registry_cache.h"
+
+/* Raises instead of keeping a dead letter. */
+typedef void (*IotRefusal) (const IotDevice *device, IotReason reason, const char *error);
+
+/* Who sent a message, and what it is about. */
+typedef struct IotSender
+{
+	IotDevice  *device;			/* NULL where the topic names none that we know */
+	IotTopicKind kind;
+	bool		known_topic;
+} IotSender;
+
+typedef struct IotBatch
+{
+	MemoryContext cxt;
+	MemoryContext caller_cxt;
+	const char *adapter;
+	const pg_uuid_t *adapter_id;
+	const IotIngestMessage *messages;
+	IotSender  *senders;		/* one for each message */
+	int			message_count;
+	uint64		number;
+	TimestampTz oldest;
+	TimestampTz newest;
+	IotRefusal	refusal;		/* NULL to keep dead letters */
+	IotIngestCounters counters;
+
+	IotPoint   *points;
+	int			point_count;
+	int			point_capacity;
+	IotDeadLetter *letters;
+	int			letter_count;
+	int			letter_capacity;
+	IotDeviceTouch *touches;
+	int			touch_count;
+	int			touch_capacity;
+	IotDeviceReport *reports;
+	int			report_count;
+	int			report_capacity;
+	IotIngestAck *acks;
+	int			ack_count;
+	int			ack_capacity;
+} IotBatch;
+
+extern void iot_batch_begin(IotBatch *batch, const char *adapter, const pg_uuid_t *adapter_id,
+							const IotIngestMessage *messages, int count);
+extern void iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error);
+extern void iot_batch_message(IotBatch *batch, int index);
+extern void iot_batch_telemetry(IotBatch *batch, int index);
+extern void iot_batch_end(IotBatch *batch, IotIngestResult *result);
+
+#endif							/* IOT_INGEST_BATCH_H */

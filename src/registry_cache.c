@@ -1,0 +1,670 @@
+/*
+ * registry_cache.c
+ *		What a backend knows of the registry while it takes in messages.
+ *
+ * Runs in workers and in backends that call iot.ingest(), between SPI_connect and SPI_finish.
+ * Devices are read when they are first heard of, all new ones of a batch in one query, so that a
+ * short session pays for its own device only and a long one for those that speak.  Names that do
+ * not exist are never kept: strangers must not fill our memory.
+ *
+ * Statement triggers on the registry's tables send relcache invalidations.  A batch first takes in
+ * what invalidations there are, and then lives with one state of the cache to its end; what it
+ * looked up stays valid until iot_registry_end().  What was read under a transaction's snapshot
+ * ends with that transaction, for invalidations that came before the reading may have been about
+ * rows which that snapshot does not show.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "plan.h"
+#include "registry_cache.h"
+
+/* Beyond this everything is forgotten and read again as needed. */
+#define CACHE_MAX_BYTES		(24 * 1024 * 1024)
+
+typedef struct DeviceName
+{
+	const char *name;
+	size_t		len;
+} DeviceName;
+
+typedef struct DeviceEntry
+{
+	DeviceName	key;
+	IotDevice  *device;
+	uint32		hash;
+	char		status;
+} DeviceEntry;
+
+#define SH_PREFIX		device_table
+#define SH_ELEMENT_TYPE	DeviceEntry
+#define SH_KEY_TYPE		DeviceName
+#define SH_KEY			key
+#define SH_HASH_KEY(tb, key)	hash_bytes((const unsigned char *) (key).name, (key).len)
+#define SH_EQUAL(tb, a, b)		((a).len == (b).len && memcmp((a).name, (b).name, (a).len) == 0)
+#define SH_STORE_HASH
+#define SH_GET_HASH(tb, a)		(a)->hash
+#define SH_SCOPE		static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+typedef struct ParameterEntry
+{
+	pg_uuid_t	parameter_id;	/* key */
+	const char *name;
+	const IotLabels *labels;
+} ParameterEntry;
+
+/* One template of one kind, however many device types have it. */
+typedef struct TopicEntry
+{
+	IotTopicKind kind;
+	IotTopicTemplate parsed;
+} TopicEntry;
+
+typedef struct TypeEntry
+{
+	pg_uuid_t	device_type_id;
+	int			topics[IOT_TOPIC_KINDS];
+} TypeEntry;
+
+static struct
+{
+	MemoryContext cxt;			/* holds all that follows */
+	device_table_hash *devices;
+	HTAB	   *parameters;
+	TypeEntry  *types;
+	int			type_count;
+	TopicEntry *topics;
+	int			topic_count;
+	Interval   *keep;			/* of measurements; NULL is for ever */
+} cache;
+
+static bool cache_built = false;
+static bool cache_stale = false;
+static bool cache_ends_with_xact = false;
+static bool cache_used = false;	/* in this transaction */
+static int	user_levels[16];	/* nesting level of transactions where each open batch began */
+static int	user_count = 0;
+static uint64 cache_generation = 1;
+
+/* Tables whose rows the cache holds; all zero until the cache is first built. */
+static const char *const watched_names[] = {
+	"device", "device_type", "parameter", "sensor", "retention"
+};
+static Oid	watched[lengthof(watched_names)];
+
+static IotPlan select_types = {
+	"SELECT t.device_type_id, t.telemetry_topic, t.attributes_topic, t.status_topic, t.ack_topic"
+	" FROM iot.device_type t"
+};
+static IotPlan select_retention = {
+	"SELECT r.keep FROM iot.retention r WHERE r.relation = 'measurement'"
+};
+static IotPlan select_devices = {
+	"SELECT d.name, d.device_id, d.adapter_id, d.enabled, d.device_type_id"
+	" FROM iot.device d WHERE d.name = ANY ($1)",
+	1, {TEXTARRAYOID}
+};
+static IotPlan select_device_name = {
+	"SELECT d.name FROM iot.device d WHERE d.device_id = $1",
+	1, {UUIDOID}
+};
+static IotPlan select_sensors = {
+	"SELECT s.device_id, s.parameter_id, p.name, p.labels, s.labels"
+	" FROM iot.sensor s JOIN iot.parameter p ON p.parameter_id = s.parameter_id"
+	" WHERE s.device_id = ANY ($1)"
+	" ORDER BY s.device_id, p.name COLLATE \"C\"",
+	1, {UUIDARRAYOID}
+};
+
+static void
+forget(void)
+{
+	cache_generation++;
+	cache_stale = true;
+}
+
+/* May run anywhere, in the middle of a lookup too: sets a flag and frees nothing. */
+static void
+on_relcache_change(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid))
+	{
+		forget();
+		return;
+	}
+	for (int i = 0; i < lengthof(watched); i++)
+	{
+		if (watched[i] == relid)
+			forget();
+	}
+}
+
+static void
+on_xact_end(XactEvent event, void *arg)
+{
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+		return;
+	/* an error may have left a batch without iot_registry_end() */
+	user_count = 0;
+	if (cache_ends_with_xact)
+		forget();
+	/* what the cache says was written was not */
+	if (cache_used && event == XACT_EVENT_ABORT)
+		cache_stale = true;
+	cache_ends_with_xact = false;
+	cache_used = false;
+}
+
+/* A caught error leaves the outer batches open, and the inner ones not. */
+static void
+on_subxact_end(SubXactEvent event, SubTransactionId subxact, SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	while (user_count > 0 && user_levels[user_count - 1] >= GetCurrentTransactionNestLevel())
+		user_count--;
+	if (cache_used)
+		cache_stale = true;
+}
+
+static Datum
+column(int row, int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
+}
+
+static pg_uuid_t
+uuid_column(int row, int number)
+{
+	bool		isnull;
+
+	return *DatumGetUUIDP(column(row, number, &isnull));
+}
+
+/* A text column in the current memory context. */
+static char *
+text_column(int row, int number)
+{
+	bool		isnull;
+
+	return TextDatumGetCString(column(row, number, &isnull));
+}
+
+/* Index of the template, added where it is new; -1 for one that cannot be used. */
+static int
+add_topic(IotTopicKind kind, const char *text)
+{
+	TopicEntry	entry;
+
+	entry.kind = kind;
+	if (!iot_topic_template_parse(text, strlen(text), &entry.parsed, NULL))
+		return -1;
+	for (int i = 0; i < cache.topic_count; i++)
+	{
+		if (cache.topics[i].kind == kind && strcmp(cache.topics[i].parsed.prefix, text) == 0)
+			return i;
+	}
+	cache.topics[cache.topic_count] = entry;
+	return cache.topic_count++;
+}
+
+static void
+load_types(void)
+{
+	static const IotTopicKind kinds[] = {
+		IOT_TOPIC_TELEMETRY, IOT_TOPIC_ATTRIBUTES, IOT_TOPIC_STATUS, IOT_TOPIC_ACK
+	};
+	int			rows = (int) iot_plan_execute(&select_types, NULL, NULL);
+
+	cache.type_count = rows;
+	cache.types = palloc(sizeof(TypeEntry) * (rows + 1));
+	cache.topics = palloc(sizeof(TopicEntry) * (rows * IOT_TOPIC_KINDS + 1));
+	for (int row = 0; row < rows; row++)
+	{
+		cache.types[row].device_type_id = uuid_column(row, 1);
+		for (int i = 0; i < lengthof(kinds); i++)
+			cache.types[row].topics[kinds[i]] = add_topic(kinds[i], text_column(row, i + 2));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+load_retention(void)
+{
+	cache.keep = NULL;
+	if (iot_plan_execute(&select_retention, NULL, NULL) > 0)
+	{
+		bool		isnull;
+
+		cache.keep = palloc(sizeof(Interval));
+		*cache.keep = *DatumGetIntervalP(column(0, 1, &isnull));
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Starts over with an empty cache.  Where this raises, the next batch starts over again. */
+static void
+rebuild(void)
+{
+	Oid			schema = get_namespace_oid("iot", false);
+	HASHCTL		ctl = {0};
+	MemoryContext previous;
+
+	if (cache.cxt == NULL)
+		cache.cxt = AllocSetContextCreate(TopMemoryContext, "iot registry",
+										  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextReset(cache.cxt);
+	cache.topic_count = 0;
+	previous = MemoryContextSwitchTo(cache.cxt);
+	for (int i = 0; i < lengthof(watched); i++)
+		watched[i] = get_relname_relid(watched_names[i], schema);
+
+	/* from here on an invalidation is about what we are reading, and must not be lost */
+	cache_built = false;
+	cache_stale = false;
+	cache.devices = device_table_create(cache.cxt, 64, NULL);
+	ctl.keysize = sizeof(pg_uuid_t);
+	ctl.entrysize = sizeof(ParameterEntry);
+	ctl.hcxt = cache.cxt;
+	cache.parameters = hash_create("iot parameters", 64, &ctl,
+								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	load_types();
+	load_retention();
+	cache_built = true;
+	MemoryContextSwitchTo(previous);
+}
+
+/*
+ * Opens the cache for a batch: takes in what has changed.  Needs SPI, may raise.  Batches nest (a
+ * trigger of the user's may call iot.ingest()), and an inner one shares the outer one's state.
+ */
+void
+iot_registry_begin(void)
+{
+	static bool registered = false;
+
+	if (!registered)
+	{
+		CacheRegisterRelcacheCallback(on_relcache_change, (Datum) 0);
+		RegisterXactCallback(on_xact_end, NULL);
+		RegisterSubXactCallback(on_subxact_end, NULL);
+		registered = true;
+	}
+	AcceptInvalidationMessages();
+	if (user_count == lengthof(user_levels))
+		ereport(ERROR,
+				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
+				 errmsg("iot.ingest() is called by too many triggers within each other")));
+	if (user_count == 0 &&
+		(!cache_built || cache_stale ||
+		 MemoryContextMemAllocated(cache.cxt, true) > CACHE_MAX_BYTES))
+		rebuild();
+	user_levels[user_count++] = GetCurrentTransactionNestLevel();
+	cache_used = true;
+	if (IsolationUsesXactSnapshot())
+		cache_ends_with_xact = true;
+}
+
+void
+iot_registry_end(void)
+{
+	Assert(user_count > 0);
+	user_count--;
+}
+
+/* Changes whenever the registry may have; for whoever derives something of his own from it. */
+uint64
+iot_registry_generation(void)
+{
+	return cache_generation;
+}
+
+/* Words and numbers of a labels object; NULL where it has none of use. */
+static const IotLabels *
+make_labels(Datum datum)
+{
+	Jsonb	   *jsonb = DatumGetJsonbP(datum);
+	int			size = JB_ROOT_COUNT(jsonb);
+	IotLabels  *labels;
+	JsonbIterator *iterator;
+	JsonbIteratorToken token;
+	JsonbValue	value;
+	char	   *word = NULL;
+	uint32		len = 0;
+
+	if (!JB_ROOT_IS_OBJECT(jsonb) || size == 0)
+		return NULL;
+	labels = palloc(offsetof(IotLabels, labels) + sizeof(labels->labels[0]) * size);
+	labels->count = 0;
+	iterator = JsonbIteratorInit(&jsonb->root);
+	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
+	{
+		if (token == WJB_KEY)
+		{
+			len = value.val.string.len;
+			word = pnstrdup(value.val.string.val, len);
+		}
+		else if (token == WJB_VALUE && value.type == jbvNumeric)
+		{
+			labels->labels[labels->count].word = word;
+			labels->labels[labels->count].len = len;
+			labels->labels[labels->count].value =
+				DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
+												   NumericGetDatum(value.val.numeric)));
+			labels->count++;
+		}
+	}
+	return labels;
+}
+
+/* The parameter of a row of select_sensors, kept once for all its sensors. */
+static const ParameterEntry *
+keep_parameter(int row)
+{
+	pg_uuid_t	parameter_id = uuid_column(row, 2);
+	bool		found;
+	bool		isnull;
+	Datum		labels;
+	ParameterEntry *entry;
+
+	entry = hash_search(cache.parameters, &parameter_id, HASH_FIND, NULL);
+	if (entry == NULL)
+	{
+		char	   *name = text_column(row, 3);
+		const IotLabels *made = NULL;
+
+		labels = column(row, 4, &isnull);
+		if (!isnull)
+			made = make_labels(labels);
+		entry = hash_search(cache.parameters, &parameter_id, HASH_ENTER, &found);
+		entry->name = name;
+		entry->labels = made;
+	}
+	return entry;
+}
+
+static int
+compare_device_ids(const void *a, const void *b)
+{
+	const IotDevice *const *left = a;
+	const IotDevice *const *right = b;
+
+	return memcmp((*left)->device_id.data, (*right)->device_id.data, UUID_LEN);
+}
+
+/* Gives new devices their sensors; both are read in the order of device_id. */
+static void
+load_sensors(IotDevice **devices, int count)
+{
+	Datum	   *ids = palloc(sizeof(Datum) * count);
+	Datum		arg;
+	int			rows;
+	int			row = 0;
+
+	qsort(devices, count, sizeof(IotDevice *), compare_device_ids);
+	for (int i = 0; i < count; i++)
+		ids[i] = UUIDPGetDatum(&devices[i]->device_id);
+	arg = PointerGetDatum(construct_array(ids, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
+	rows = (int) iot_plan_execute(&select_sensors, &arg, NULL);
+	for (int i = 0; i < count; i++)
+	{
+		IotDevice  *device = devices[i];
+		int			first;
+
+		/* rows of a device that is not ours cannot be; still, never run out of step */
+		while (row < rows)
+		{
+			pg_uuid_t	device_id = uuid_column(row, 1);
+
+			if (memcmp(device_id.data, device->device_id.data, UUID_LEN) >= 0)
+				break;
+			row++;
+		}
+		for (first = row; row < rows; row++)
+		{
+			pg_uuid_t	device_id = uuid_column(row, 1);
+
+			if (memcmp(device_id.data, device->device_id.data, UUID_LEN) != 0)
+				break;
+		}
+		device->sensors = MemoryContextAlloc(cache.cxt, sizeof(IotSensor) * (row - first + 1));
+		for (int j = first; j < row; j++)
+		{
+			MemoryContext previous = MemoryContextSwitchTo(cache.cxt);
+			const ParameterEntry *parameter = keep_parameter(j);
+			IotSensor  *sensor = &device->sensors[device->sensor_count++];
+			bool		isnull;
+			Datum		labels = column(j, 5, &isnull);
+
+			sensor->parameter_id = parameter->parameter_id;
+			sensor->name = parameter->name;
+			sensor->name_len = strlen(parameter->name);
+			sensor->labels = isnull ? parameter->labels : make_labels(labels);
+			MemoryContextSwitchTo(previous);
+		}
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
+static void
+set_topics(IotDevice *device, const pg_uuid_t *device_type_id)
+{
+	for (int i = 0; i < IOT_TOPIC_KINDS; i++)
+		device->topics[i] = -1;
+	for (int i = 0; i < cache.type_count; i++)
+	{
+		if (memcmp(&cache.types[i].device_type_id, device_type_id, sizeof(pg_uuid_t)) == 0)
+			memcpy(device->topics, cache.types[i].topics, sizeof(device->topics));
+	}
+}
+
+/*
+ * Reads the devices of these names (text datums), those that exist.  Between begin and end, with
+ * SPI; may raise.
+ */
+void
+iot_registry_load(List *names)
+{
+	int			count = 0;
+	int			rows;
+	Datum	   *datums;
+	Datum		arg;
+	ListCell   *lc;
+	IotDevice **devices;
+
+	if (names == NIL)
+		return;
+	datums = palloc(sizeof(Datum) * list_length(names));
+	foreach(lc, names)
+		datums[count++] = PointerGetDatum(lfirst(lc));
+	arg = PointerGetDatum(construct_array(datums, count, TEXTOID, -1, false, TYPALIGN_INT));
+	rows = (int) iot_plan_execute(&select_devices, &arg, NULL);
+	devices = palloc(sizeof(IotDevice *) * (rows + 1));
+	for (int row = 0; row < rows; row++)
+	{
+		IotDevice  *device = MemoryContextAllocZero(cache.cxt, sizeof(IotDevice));
+		pg_uuid_t	device_type_id = uuid_column(row, 5);
+		bool		isnull;
+
+		strlcpy(device->name, text_column(row, 1), sizeof(device->name));
+		device->device_id = uuid_column(row, 2);
+		device->adapter_id = uuid_column(row, 3);
+		device->enabled = DatumGetBool(column(row, 4, &isnull));
+		set_topics(device, &device_type_id);
+		devices[row] = device;
+	}
+	SPI_freetuptable(SPI_tuptable);
+	if (rows == 0)
+		return;
+	load_sensors(devices, rows);
+
+	/* only what is complete can be found */
+	for (int i = 0; i < rows; i++)
+	{
+		DeviceName	key = {devices[i]->name, strlen(devices[i]->name)};
+		bool		found;
+		DeviceEntry *entry = device_table_insert(cache.devices, key, &found);
+
+		entry->device = devices[i];
+		entry->key.name = devices[i]->name;
+	}
+}
+
+/* A device that is loaded, or NULL. */
+IotDevice *
+iot_registry_device(const char *name, size_t len)
+{
+	DeviceName	key = {name, len};
+	DeviceEntry *entry = device_table_lookup(cache.devices, key);
+
+	return entry != NULL ? entry->device : NULL;
+}
+
+/* The device of this id, loaded where it was not; NULL where there is none. */
+IotDevice *
+iot_registry_device_by_id(const pg_uuid_t *device_id)
+{
+	Datum		arg = UUIDPGetDatum(device_id);
+	char	   *name;
+
+	if (iot_plan_execute(&select_device_name, &arg, NULL) == 0)
+		return NULL;
+	name = text_column(0, 1);
+	SPI_freetuptable(SPI_tuptable);
+	if (iot_registry_device(name, strlen(name)) == NULL)
+		iot_registry_load(list_make1(cstring_to_text(name)));
+	return iot_registry_device(name, strlen(name));
+}
+
+static int
+compare_name(const IotSensor *sensor, const char *name, size_t len)
+{
+	size_t		common = Min(sensor->name_len, len);
+	int			order = memcmp(sensor->name, name, common);
+
+	if (order == 0 && sensor->name_len != len)
+		order = sensor->name_len < len ? -1 : 1;
+	return order;
+}
+
+/* The device's sensor of that parameter, or NULL. */
+const IotSensor *
+iot_device_sensor(IotDevice *device, const char *name, size_t len)
+{
+	int			low = 0;
+	int			high = device->sensor_count;
+	int			hint = device->sensor_hint;
+
+	/* devices say their parameters in the same order each time */
+	if (hint < high && compare_name(&device->sensors[hint], name, len) == 0)
+	{
+		device->sensor_hint = hint + 1 < high ? hint + 1 : 0;
+		return &device->sensors[hint];
+	}
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+		int			order = compare_name(&device->sensors[middle], name, len);
+
+		if (order == 0)
+		{
+			device->sensor_hint = middle + 1 < device->sensor_count ? middle + 1 : 0;
+			return &device->sensors[middle];
+		}
+		if (order < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return NULL;
+}
+
+/* Number that the word stands for; labels may be NULL. */
+bool
+iot_labels_find(const IotLabels *labels, const char *word, size_t len, double *value)
+{
+	if (labels == NULL)
+		return false;
+	for (int i = 0; i < labels->count; i++)
+	{
+		if (labels->labels[i].len == len && memcmp(labels->labels[i].word, word, len) == 0)
+		{
+			*value = labels->labels[i].value;
+			return true;
+		}
+	}
+	return false;
+}
+
+/*
+ * Index of the next template, from that index on, which the topic is one of; -1 where there is
+ * none.  Whether the device's type has this template, IotDevice.topics says.
+ */
+int
+iot_registry_topic_match(int from, const char *topic, size_t len, IotTopicKind *kind,
+						 const char **device, size_t *device_len)
+{
+	for (int i = from; i < cache.topic_count; i++)
+	{
+		if (iot_topic_template_match(&cache.topics[i].parsed, topic, len, device, device_len))
+		{
+			*kind = cache.topics[i].kind;
+			return i;
+		}
+	}
+	return -1;
+}
+
+/*
+ * Filters that cover the topics of all device types, each once: C strings in the current memory
+ * context.  Needs SPI and a transaction, may raise.
+ */
+List *
+iot_registry_filters(void)
+{
+	List	   *filters = NIL;
+
+	iot_registry_begin();
+	for (int i = 0; i < cache.topic_count; i++)
+	{
+		char		filter[IOT_TOPIC_MAX + 1];
+		ListCell   *lc;
+		bool		known = false;
+
+		(void) iot_topic_template_filter(&cache.topics[i].parsed, filter, sizeof(filter));
+		foreach(lc, filters)
+			known = known || strcmp((char *) lfirst(lc), filter) == 0;
+		if (!known)
+			filters = lappend(filters, pstrdup(filter));
+	}
+	iot_registry_end();
+	return filters;
+}
+
+/* Start of the time for which measurements are kept. */
+TimestampTz
+iot_registry_oldest(TimestampTz now)
+{
+	if (cache.keep == NULL)
+		return DT_NOBEGIN;
+	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval,
+												   TimestampTzGetDatum(now),
+												   IntervalPGetDatum(cache.keep)));
+}

@@ -1,0 +1,75 @@
+/*
+ * registry_cache.h
+ *		What a backend knows of the registry while it takes in messages: devices by name, their
+ *		sensors, the words of their parameters, the topics of their types.
+ */
+#ifndef IOT_REGISTRY_CACHE_H
+#define IOT_REGISTRY_CACHE_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/uuid.h"
+
+#include "core/topic.h"
+
+typedef enum IotTopicKind
+{
+	IOT_TOPIC_TELEMETRY,
+	IOT_TOPIC_ATTRIBUTES,
+	IOT_TOPIC_STATUS,
+	IOT_TOPIC_ACK
+} IotTopicKind;
+
+#define IOT_TOPIC_KINDS 4
+
+/* Words that a device may say instead of a number. */
+typedef struct IotLabels
+{
+	int			count;
+	struct
+	{
+		const char *word;
+		uint32		len;
+		double		value;
+	}			labels[FLEXIBLE_ARRAY_MEMBER];
+} IotLabels;
+
+typedef struct IotSensor
+{
+	pg_uuid_t	parameter_id;
+	const char *name;			/* of the parameter */
+	uint32		name_len;
+	const IotLabels *labels;	/* NULL where it has none */
+} IotSensor;
+
+typedef struct IotDevice
+{
+	char		name[IOT_DEVICE_NAME_MAX + 1];
+	bool		enabled;
+	pg_uuid_t	device_id;
+	pg_uuid_t	adapter_id;
+	int			topics[IOT_TOPIC_KINDS];	/* indexes for iot_registry_topic_match() */
+	int			sensor_count;
+	int			sensor_hint;	/* where the last lookup ended */
+	IotSensor  *sensors;		/* by name */
+	TimestampTz seen_written;	/* last_seen_at as this backend wrote it */
+	uint64		batch;			/* the last batch that touched the device */
+	int			touch;			/* and its place there */
+} IotDevice;
+
+extern PGDLLEXPORT void iot_registry_begin(void);
+extern PGDLLEXPORT void iot_registry_end(void);
+extern PGDLLEXPORT uint64 iot_registry_generation(void);
+extern PGDLLEXPORT List *iot_registry_filters(void);
+
+extern int	iot_registry_topic_match(int from, const char *topic, size_t len,
+									 IotTopicKind *kind, const char **device, size_t *device_len);
+extern IotDevice *iot_registry_device(const char *name, size_t len);
+extern void iot_registry_load(List *names);
+extern IotDevice *iot_registry_device_by_id(const pg_uuid_t *device_id);
+extern const IotSensor *iot_device_sensor(IotDevice *device, const char *name, size_t len);
+extern bool iot_labels_find(const IotLabels *labels, const char *word, size_t len,
+							double *value);
+extern TimestampTz iot_registry_oldest(TimestampTz now);
+
+#endif							/* IOT_REGISTRY_CACHE_H */
