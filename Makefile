@@ -61,7 +61,7 @@ $(WORKER)$(DLSUFFIX): $(WORKER_OBJS)
 iot-pushd: $(PUSHD_OBJS) $(CORE_OBJS)
 	$(CC) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -ljwt -lcjson -lcrypto -lm
 
-iot-token: src/pushd/token.o
+iot-token: src/pushd/token.o src/pushd/keyfile.o
 	$(CC) $^ $(LDFLAGS) -o $@ -ljwt
 
 $(SIM): $(SIM_OBJS) $(CORE_OBJS)
