@@ -28,7 +28,7 @@ WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
 DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
 EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
 			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) \
-			   $(wildcard src/core/*.san.[od]) tmp_check
+			   $(wildcard src/core/*.san.[od]) $(BENCH) tmp_check
 
 # fmgr's signatures leave arguments unused, and the server's headers compare signs.
 PG_CFLAGS    = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
@@ -98,13 +98,20 @@ $(UNIT): %: %.c $(UNIT_OBJS)
 unit: $(UNIT)
 	@set -e; for program in $(UNIT); do ./$$program; done
 
+# Clients and yardsticks of `make bench`.
+BENCH        = test/bench/latency test/bench/fanout_clients test/bench/fanout_server
+$(BENCH): %: %.c test/bench/ws_client.c test/bench/ws_client.h
+	$(CC) $(PROGRAM_CFLAGS) -D_GNU_SOURCE -I$(includedir) -o $@ $(filter %.c,$^) $(LDFLAGS) \
+		-L$(libdir) -lpq -lmosquitto -lwebsockets
+bench-programs: $(BENCH)
+
 test:
 	+test/run $(TESTS)
 demo:
 	+test/demo/demo
 bench:
-	+test/bench/bench $(BENCH)
+	+test/bench/bench
 
-.PHONY: install-more uninstall-more stage unit test demo bench
+.PHONY: install-more uninstall-more stage unit test demo bench bench-programs
 
 -include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d)
