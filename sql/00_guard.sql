@@ -26,6 +26,18 @@ BEGIN
 			USING ERRCODE = 'duplicate_function',
 				HINT = 'The schema must hold nothing but tables of iot. Move or drop the function.';
 	END IF;
+	-- tables of an earlier installation are adopted, but nobody else's: triggers and defaults of
+	-- theirs would run with the powers of whoever writes
+	SELECT c.oid::pg_catalog.regclass::pg_catalog.text INTO intruder
+		FROM pg_catalog.pg_class c JOIN pg_catalog.pg_roles r ON r.oid = c.relowner
+		WHERE c.relnamespace = 'iot'::pg_catalog.regnamespace
+			AND NOT r.rolsuper AND r.rolname <> 'iot_owner' AND r.rolname <> current_user
+		ORDER BY c.oid LIMIT 1;
+	IF intruder IS NOT NULL THEN
+		RAISE EXCEPTION 'relation % belongs to somebody else', intruder
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = 'Schema "iot" must hold nothing but tables of iot. Move or drop the relation.';
+	END IF;
 	IF pg_catalog.to_regnamespace('iot_internal') IS NOT NULL THEN
 		RAISE EXCEPTION 'schema "iot_internal" already exists'
 			USING ERRCODE = 'duplicate_schema',

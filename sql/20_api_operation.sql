@@ -139,6 +139,11 @@ BEGIN
 	IF state = 'ok' THEN
 		RAISE NOTICE 'iot is not paused';
 	ELSIF state = 'paused' THEN
+		-- The original may have sent these already, or long ago: here they end at their deadline,
+		-- which is now, rather than reach a device or keep later ones waiting.
+		UPDATE iot.command c SET deadline = now()
+			FROM iot.epoch e
+			WHERE c.status = 'COMMITTED' AND c.created_at < e.created_at AND c.deadline > now();
 		UPDATE iot.epoch SET paused = false;
 	ELSE
 		RAISE EXCEPTION 'iot cannot be resumed: its state is "%"', state

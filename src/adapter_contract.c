@@ -36,9 +36,7 @@ PG_FUNCTION_INFO_V1(iot_command_payload);
 #define TIMED_OUT "timed out"
 
 static IotPlan is_active = {
-	"SELECT EXISTS (SELECT FROM iot.epoch e, iot.schema_version v"
-	" WHERE NOT e.paused AND v.version = $1)",
-	1, {INT4OID}
+	"SELECT iot_internal.check_epoch() = 'ok'", 0, {0}
 };
 static IotPlan has_consumer = {
 	"SELECT FROM iot.consumer c WHERE c.name = $1", 1, {TEXTOID}
@@ -254,10 +252,9 @@ key_list_values(const KeyList *list, Datum *values)
 static bool
 active(void)
 {
-	Datum		values[1] = {Int32GetDatum(IOT_SCHEMA_VERSION)};
 	bool		isnull;
 
-	iot_plan_execute(&is_active, values, NULL);
+	iot_plan_execute(&is_active, NULL, NULL);
 	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 

@@ -23,12 +23,11 @@ find_pg_config()
 	pg_bindir=$("$PG_CONFIG" --bindir)
 }
 
-# Closed to others, since the servers inside trust whoever reaches their sockets; and short, since
-# the path of a socket ends at 107 bytes.
+# Short, since the path of a unix socket ends at 107 bytes.
 private_folder()
 {
 	top=$(mktemp -d "${TMPDIR:-/tmp}/iot-$1.XXXXXX")
-	[ "$(id -u)" -ne 0 ] || chown "$(ordinary_user):" "$top"
+	chmod 755 "$top"
 	trap 'remove_private_folder' EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM HUP
