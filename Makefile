@@ -27,7 +27,8 @@ WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
 
 DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
 EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
-			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) tmp_check
+			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) \
+			   $(wildcard src/core/*.san.[od]) $(BENCH) tmp_check
 
 # fmgr's signatures leave arguments unused, and the server's headers compare signs.
 PG_CFLAGS    = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
@@ -60,7 +61,7 @@ $(WORKER)$(DLSUFFIX): $(WORKER_OBJS)
 iot-pushd: $(PUSHD_OBJS) $(CORE_OBJS)
 	$(CC) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -ljwt -lcjson -lcrypto -lm
 
-iot-token: src/pushd/token.o
+iot-token: src/pushd/token.o src/pushd/keyfile.o
 	$(CC) $^ $(LDFLAGS) -o $@ -ljwt
 
 $(SIM): $(SIM_OBJS) $(CORE_OBJS)
@@ -85,20 +86,32 @@ stage:
 	$(MAKE) --no-print-directory install DESTDIR='$(STAGE)'
 
 # Unit tests of the plain C core, one program a file; those of the daemon's parts include them.
+# All of it runs under the sanitizers, the core's objects included.
 UNIT         = $(patsubst %.c,%,$(wildcard test/unit/*.c))
-$(UNIT): %: %.c $(CORE_OBJS)
-	$(CC) $(PROGRAM_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -MF $@.d -o $@ $< $(CORE_OBJS) \
+UNIT_CFLAGS  = $(PROGRAM_CFLAGS) -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
+UNIT_OBJS    = $(patsubst %.c,%.san.o,$(wildcard src/core/*.c))
+$(UNIT_OBJS): %.san.o: %.c
+	$(CC) $(UNIT_CFLAGS) -I$(CURDIR)/src -MMD -MP -c -o $@ $<
+$(UNIT): %: %.c $(UNIT_OBJS)
+	$(CC) $(UNIT_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -MF $@.d -o $@ $< $(UNIT_OBJS) \
 		$(LDFLAGS) -lcmocka -lcjson -ljwt -lcrypto -lm
 unit: $(UNIT)
 	@set -e; for program in $(UNIT); do ./$$program; done
+
+# Clients and yardsticks of `make bench`.
+BENCH        = test/bench/latency test/bench/fanout_clients test/bench/fanout_server
+$(BENCH): %: %.c test/bench/ws_client.c test/bench/ws_client.h
+	$(CC) $(PROGRAM_CFLAGS) -D_GNU_SOURCE -I$(includedir) -o $@ $(filter %.c,$^) $(LDFLAGS) \
+		-L$(libdir) -lpq -lmosquitto -lwebsockets
+bench-programs: $(BENCH)
 
 test:
 	+test/run $(TESTS)
 demo:
 	+test/demo/demo
 bench:
-	+test/bench/bench $(BENCH)
+	+test/bench/bench
 
-.PHONY: install-more uninstall-more stage unit test demo bench
+.PHONY: install-more uninstall-more stage unit test demo bench bench-programs
 
--include $(DEPENDS) $(wildcard test/unit/*.d)
+-include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d)

@@ -51,7 +51,6 @@ PG_MODULE_MAGIC;
 #define STAT_FLUSH_MS			500
 
 static char subject[NAMEDATALEN * 3];
-static ErrorContextCallback subject_callback;
 static const char *idle_reason = NULL;
 static TimestampTz idle_logged_at = 0;
 static bool heartbeat_due = true;
@@ -84,7 +83,7 @@ subject_context(void *arg)
 		errcontext("%s", subject);
 }
 
-/* Names what the worker is busy with, for each line of its log from now on. */
+/* Names whose work this is, for whatever is raised or logged in a transaction from now on. */
 void
 iot_worker_subject(const char *text)
 {
@@ -214,11 +213,8 @@ log_error(ErrorData *edata, const char *activity)
 		last_error.logged_at = now;
 		last_error.suppressed = 0;
 	}
-	/* its own context says more than ours would, and already holds ours */
 	edata->output_to_client = false;
-	error_context_stack = NULL;
 	ThrowErrorData(edata);
-	error_context_stack = &subject_callback;
 }
 
 /*
@@ -236,6 +232,10 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 	int			sec_context;
 	volatile IotXactOutcome outcome = IOT_XACT_FAILED;
 	const char *volatile closed = NULL;
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = subject_context
+	};
 
 	Assert(!IsTransactionState());
 	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
@@ -245,6 +245,7 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 	SetCurrentStatementStartTimestamp();
 	PG_TRY();
 	{
+		error_context_stack = &callback;
 		StartTransactionCommand();
 		if (!(flags & IOT_XACT_LONG))
 			enable_timeout_after(STATEMENT_TIMEOUT, XACT_TIMEOUT_MS);
@@ -260,6 +261,7 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 		CommitTransactionCommand();
 		disable_timeout(STATEMENT_TIMEOUT, false);
 		SetUserIdAndSecContext(userid, sec_context);
+		error_context_stack = callback.previous;
 		outcome = closed == NULL ? IOT_XACT_DONE : IOT_XACT_IDLE;
 	}
 	PG_CATCH();
@@ -284,7 +286,9 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
-	if (outcome == IOT_XACT_DONE || outcome == IOT_XACT_IDLE)
+	/* a transaction that is let in while paused says nothing about the others */
+	if (outcome == IOT_XACT_IDLE ||
+		(outcome == IOT_XACT_DONE && !(flags & IOT_XACT_WHILE_PAUSED)))
 		note_idle(closed);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -310,9 +314,6 @@ iot_worker_start(IotWorkerKind kind, Oid database, const pg_uuid_t *adapter_id, 
 		BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	snprintf(subject, sizeof(subject), "iot %s", name);
-	subject_callback.callback = subject_context;
-	subject_callback.previous = NULL;
-	error_context_stack = &subject_callback;
 
 	if (adapter_id != NULL)
 		key.adapter_id = *adapter_id;

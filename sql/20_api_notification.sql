@@ -91,11 +91,21 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 					AND iot_internal.in_audience(p_username, p.audience, p.username)))
 $$;
 
+-- Users who may view everything, by their role.
+CREATE OR REPLACE FUNCTION iot_internal.admin_usernames() RETURNS text[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN ARRAY(SELECT u.username
+		FROM pg_roles r JOIN iot.app_user u ON u.username = r.rolname
+		WHERE u.enabled AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE')));
+END
+$$;
+
 -- Who gets a delivery of their own: the known users of the audience who may view the device, or a
 -- webhook.  '*' where a push has an audience but knows none of its members yet: whoever turns up
 -- and is eligible takes it.  Nobody at all where there never can be a taker.
 CREATE OR REPLACE FUNCTION iot_internal.audience_recipients(p_channel text, p_audience text,
-	p_author text, p_device_id uuid) RETURNS SETOF text
+	p_author text, p_device_id uuid, p_admins text[]) RETURNS SETOF text
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF p_channel = 'webhook' THEN
@@ -126,18 +136,17 @@ BEGIN
 	ELSE
 		-- grants narrow the question before iot.may() answers it
 		RETURN QUERY SELECT u.username
-			FROM (SELECT m.app_user_id
+			FROM (SELECT DISTINCT m.app_user_id
 					FROM iot.device d
 						JOIN iot.access_grant a ON a.device_group_id = d.device_group_id
 						JOIN iot.user_group_member m ON m.user_group_id = a.user_group_id
-					WHERE d.device_id = p_device_id
-				UNION
-				SELECT x.app_user_id
-					FROM iot.app_user x
-						JOIN pg_roles r ON r.rolname = x.username
-					WHERE iot_internal.is_admin_role(x.username)) AS c
+					WHERE d.device_id = p_device_id) AS c
 				JOIN iot.app_user u ON u.app_user_id = c.app_user_id
-			WHERE u.enabled AND iot_internal.may_be_told(u.username, p_device_id);
+			WHERE u.enabled AND u.username <> ALL (p_admins)
+				AND iot_internal.may_be_told(u.username, p_device_id)
+			UNION ALL
+			SELECT a.username FROM unnest(p_admins) AS a(username)
+			WHERE iot_internal.may_be_told(a.username, p_device_id);
 	END IF;
 	IF NOT FOUND THEN
 		RETURN NEXT '*';
@@ -155,10 +164,12 @@ $$;
 
 -- Reads the next events of consumer "notifier" and writes what their rules say.  Cursor and
 -- effects share the caller's transaction, so that each event is notified of exactly once.  Fewer
--- events than asked for means that the log is drained.
+-- events than asked for means that the log is drained.  Plans are generic: planning for the arrays
+-- at hand would cost more than it could save.
 CREATE OR REPLACE FUNCTION iot_internal.notify_events(max_events integer,
 	OUT events integer, OUT notifications integer, OUT pushes integer, OUT webhooks integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
 	ids bigint[];
 	event_ids uuid[];
@@ -166,6 +177,7 @@ DECLARE
 	device_ids uuid[];
 	payloads jsonb[];
 	times timestamptz[];
+	admins text[];
 BEGIN
 	notifications := 0;
 	pushes := 0;
@@ -181,6 +193,8 @@ BEGIN
 		RETURN;
 	END IF;
 
+	admins := iot_internal.admin_usernames();
+
 	WITH read AS MATERIALIZED (
 		SELECT DISTINCT ON (u.event_id) u.id, u.event_id, u.type, u.device_id, u.created_at,
 				CASE WHEN jsonb_typeof(u.payload) = 'object' THEN u.payload ELSE '{}' END AS payload
@@ -195,14 +209,23 @@ BEGIN
 			FROM read e
 				JOIN iot.notification_rule r
 					ON r.enabled AND iot_internal.event_matches(r.event, e.type)
+	), asked AS MATERIALIZED (
+		-- many events ask the same question
+		SELECT q.channel, q.audience, q.author, q.device_id, t.recipient
+			FROM (SELECT DISTINCT m.channel, m.audience, m.device_id,
+						CASE WHEN m.audience = 'author' THEN m.author END AS author
+					FROM matched m) AS q
+				CROSS JOIN LATERAL iot_internal.audience_recipients(q.channel, q.audience,
+					q.author, q.device_id, admins) AS t(recipient)
 	), told AS MATERIALIZED (
 		-- per event and channel the first rule that reaches a recipient is the one that tells it
 		SELECT DISTINCT ON (m.id, m.channel, t.recipient,
 					CASE WHEN t.recipient = '*' THEN m.audience END)
 				m.id, m.event_id, m.channel, m.audience, m.rank, t.recipient
 			FROM matched m
-				CROSS JOIN LATERAL iot_internal.audience_recipients(m.channel, m.audience,
-					m.author, m.device_id) AS t(recipient)
+				JOIN asked t ON t.channel = m.channel AND t.audience = m.audience
+					AND t.device_id IS NOT DISTINCT FROM m.device_id
+					AND (m.audience <> 'author' OR t.author = m.author)
 			ORDER BY m.id, m.channel, t.recipient,
 				CASE WHEN t.recipient = '*' THEN m.audience END, m.rank
 	), written AS (

@@ -17,31 +17,38 @@ $function$;
 
 -- Roles that pass every check: superusers and whoever holds iot_admin's privileges.
 CREATE OR REPLACE FUNCTION iot_internal.is_admin_role(username text) RETURNS boolean
-LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT EXISTS (
-		SELECT FROM pg_catalog.pg_roles r
-		WHERE r.rolname = username::pg_catalog.text
-			AND (r.rolsuper OR pg_catalog.pg_has_role(r.oid, 'iot_admin', 'USAGE')))
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN EXISTS (
+		SELECT FROM pg_roles r
+		WHERE r.rolname = is_admin_role.username
+			AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE')));
+END
 $function$;
 
 -- Never raises but for a level that does not exist: whoever or whatever is unknown, NULL or
--- disabled may nothing.
+-- disabled may nothing.  In PL/pgSQL, which keeps its plans from call to call: this is asked for
+-- every command and every recipient, and planning would cost a hundred times the answer.
 CREATE OR REPLACE FUNCTION iot.may(username text, device_id uuid, level text) RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT coalesce(iot_internal.level_rank(may.level) IS NOT NULL
-		AND EXISTS (
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	wanted integer := iot_internal.level_rank(may.level);
+BEGIN
+	IF wanted IS NULL OR may.username IS NULL THEN
+		RETURN false;
+	END IF;
+	RETURN EXISTS (
 			SELECT FROM iot.device d
+				JOIN iot.access_grant g ON g.device_group_id = d.device_group_id
+				JOIN iot.user_group_member m ON m.user_group_id = g.user_group_id
+				JOIN iot.app_user u ON u.app_user_id = m.app_user_id
 			WHERE d.device_id = may.device_id
-				AND (iot_internal.is_admin_role(may.username)
-					OR EXISTS (
-						SELECT FROM iot.app_user u
-							JOIN iot.user_group_member m ON m.app_user_id = u.app_user_id
-							JOIN iot.access_grant g ON g.user_group_id = m.user_group_id
-						WHERE u.username = may.username
-							AND u.enabled
-							AND g.device_group_id = d.device_group_id
-							AND iot_internal.level_rank(g.level)
-								>= iot_internal.level_rank(may.level)))), false)
+				AND u.username = may.username
+				AND u.enabled
+				AND iot_internal.level_rank(g.level) >= wanted)
+		OR (EXISTS (SELECT FROM iot.device d WHERE d.device_id = may.device_id)
+			AND iot_internal.is_admin_role(may.username));
+END
 $function$;
 COMMENT ON FUNCTION iot.may(text, uuid, text) IS
 	'whether a user may view, operate or manage a device';

@@ -51,23 +51,26 @@ AS $function$
 				WHERE a.adapter_id = w.adapter_id AND a.enabled AND a.kind = 'mqtt');
 $function$;
 
--- Everything an adapter is configured by.  Who compares two results sees whether it has to
--- connect again; topics are those of every device type, so that a new device finds us subscribed.
+-- Everything an adapter is configured by, as it stands in its row; no row where no process of ours
+-- should run.  Topics are those of every device type, so that a new device finds us subscribed;
+-- "live" are those whose retained copies mean nothing.
 CREATE OR REPLACE FUNCTION iot_internal.adapter_config(adapter_id uuid)
-RETURNS TABLE (name text, url text, options jsonb, password text, topics text[], qualities text[])
+RETURNS TABLE (name text, url text, username text, password_file text, password text,
+	client_id text, keepalive text, ca_file text, cert_file text, key_file text, protocol text,
+	qos text, batch_size text, max_in_flight text, live_topics text[], state_topics text[])
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
-	SELECT a.name, a.url, a.options,
-		(SELECT s.value FROM iot.secret s WHERE s.name = a.options ->> 'password_secret'),
-		t.topics, t.qualities
-	FROM iot.adapter a CROSS JOIN (
-		SELECT pg_catalog.array_agg(d.topic ORDER BY d.topic) AS topics,
-			pg_catalog.array_agg(d.quality ORDER BY d.topic) AS qualities
-		FROM (SELECT x.topic, pg_catalog.min(x.quality) AS quality
-			FROM iot.device_type dt CROSS JOIN LATERAL (VALUES
-				(dt.telemetry_topic, 'stream'), (dt.ack_topic, 'stream'),
-				(dt.attributes_topic, 'state'), (dt.status_topic, 'state')) AS x (topic, quality)
-			GROUP BY x.topic) AS d) AS t
+	SELECT a.name, a.url, o ->> 'username', o ->> 'password_file',
+		(SELECT s.value FROM iot.secret s WHERE s.name = o ->> 'password_secret'),
+		o ->> 'client_id', o ->> 'keepalive', o ->> 'ca_file', o ->> 'cert_file', o ->> 'key_file',
+		o ->> 'protocol', o ->> 'qos', o ->> 'batch_size', o ->> 'max_in_flight',
+		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
+			FROM iot.device_type dt CROSS JOIN LATERAL
+				(VALUES (dt.telemetry_topic), (dt.ack_topic)) AS x (topic)),
+		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
+			FROM iot.device_type dt CROSS JOIN LATERAL
+				(VALUES (dt.attributes_topic), (dt.status_topic)) AS x (topic))
+	FROM iot.adapter a CROSS JOIN LATERAL (SELECT a.options) AS x (o)
 	WHERE a.adapter_id = $1 AND a.enabled AND a.kind = 'mqtt';
 $function$;
 

@@ -26,6 +26,7 @@ int			iot_poll_interval = 500;
 bool		iot_wakeups = true;
 int			iot_command_ttl = 60;
 int			iot_max_payload_size = 64;
+bool		iot_log_commands = true;
 bool		iot_preloaded = false;
 
 PGDLLEXPORT void _PG_init(void);
@@ -97,6 +98,13 @@ _PG_init(void)
 							64, 1, 16 * 1024,
 							PGC_SIGHUP, GUC_UNIT_KB,
 							NULL, NULL, NULL);
+	DefineCustomBoolVariable("iot.log_commands",
+							 "Logs each attempt and each end of a command.",
+							 NULL,
+							 &iot_log_commands,
+							 true,
+							 PGC_SIGHUP, 0,
+							 NULL, NULL, NULL);
 	MarkGUCPrefixReserved("iot");
 
 	if (process_shared_preload_libraries_in_progress)

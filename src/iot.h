@@ -15,6 +15,7 @@ extern PGDLLEXPORT int iot_poll_interval;
 extern PGDLLEXPORT bool iot_wakeups;
 extern PGDLLEXPORT int iot_command_ttl;
 extern PGDLLEXPORT int iot_max_payload_size;
+extern PGDLLEXPORT bool iot_log_commands;
 
 /* True where iot is in shared_preload_libraries, so that workers and wake-ups can exist. */
 extern PGDLLEXPORT bool iot_preloaded;

@@ -23,11 +23,12 @@ find_pg_config()
 	pg_bindir=$("$PG_CONFIG" --bindir)
 }
 
-# Short, since the path of a unix socket ends at 107 bytes.
+# Closed to others, since the servers inside trust whoever reaches their sockets; and short, since
+# the path of a socket ends at 107 bytes.
 private_folder()
 {
 	top=$(mktemp -d "${TMPDIR:-/tmp}/iot-$1.XXXXXX")
-	chmod 755 "$top"
+	[ "$(id -u)" -ne 0 ] || chown "$(ordinary_user):" "$top"
 	trap 'remove_private_folder' EXIT
 	trap 'exit 130' INT
 	trap 'exit 143' TERM HUP

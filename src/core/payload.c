@@ -287,6 +287,15 @@ read_point(IotTelemetry *telemetry, IotJson *json)
 	return check_names(telemetry, start);
 }
 
+/* Refuses a value of another type than expected, or for being no JSON at all. */
+static IotPayloadStatus
+refuse_shape(IotTelemetry *telemetry, IotJson *json, const char *error)
+{
+	if (!iot_json_skip(json))
+		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
+	return refuse(telemetry, IOT_PAYLOAD_WRONG_TYPE, error);
+}
+
 static IotPayloadStatus
 read_points(IotTelemetry *telemetry, IotJson *json)
 {
@@ -297,12 +306,8 @@ read_points(IotTelemetry *telemetry, IotJson *json)
 		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
 	while (iot_json_next_element(json, &first))
 	{
-		IotJsonType type = iot_json_peek(json);
-
-		if (type == IOT_JSON_INVALID)
-			break;
-		if (type != IOT_JSON_OBJECT)
-			return refuse(telemetry, IOT_PAYLOAD_WRONG_TYPE, "element that is not an object");
+		if (iot_json_peek(json) != IOT_JSON_OBJECT)
+			return refuse_shape(telemetry, json, "element that is not an object");
 		status = read_point(telemetry, json);
 		if (status != IOT_PAYLOAD_OK)
 			return status;
@@ -354,11 +359,8 @@ iot_telemetry_parse(IotTelemetry *telemetry, const char *payload, size_t len)
 		case IOT_JSON_ARRAY:
 			status = read_points(telemetry, &json);
 			break;
-		case IOT_JSON_INVALID:
-			status = refuse(telemetry, IOT_PAYLOAD_MALFORMED, json.error);
-			break;
 		default:
-			status = refuse(telemetry, IOT_PAYLOAD_WRONG_TYPE, "neither an object nor an array");
+			status = refuse_shape(telemetry, &json, "neither an object nor an array");
 			break;
 	}
 	if (status == IOT_PAYLOAD_OK && !iot_json_end(&json))

@@ -1,0 +1,338 @@
+/*
+ * mqtt_adapter.c
+ *		The process behind one row of iot.adapter: reads, stores, acknowledges, sends commands.
+ *
+ * Started by the notifier's supervisor and connected to one database.  It watches its own row:
+ * a change is taken into use at once, and where the row is gone or disabled the process ends with
+ * status 0.  While it may not work (no extension, tables of another version, a copy that nobody
+ * resumed) it has no connection to the broker at all.
+ *
+ * A turn: network first, outside of transactions; then one transaction for what came in; then one
+ * for what goes out; then the network sends, acknowledgements and commands alike.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "bgworker/mqtt_command.h"
+#include "bgworker/mqtt_config.h"
+#include "bgworker/mqtt_link.h"
+#include "bgworker/mqtt_store.h"
+#include "bgworker/worker.h"
+#include "iot.h"
+
+#define CONFIG_CHECK_MS		1000
+#define IDLE_CHECK_MS		2000
+#define RETRY_MS			1000	/* after a transaction that failed */
+#define REMINDER_MS			60000
+
+static struct
+{
+	pg_uuid_t	adapter_id;
+	IotMqttConfig *config;
+	TimestampTz config_checked_at;
+	TimestampTz error_told_at;
+	bool		working;		/* may work, and knows what was in flight */
+	IotLinkState link_state;
+	bool		take_wanted;
+	TimestampTz taken_at;
+	TimestampTz retry_at;		/* of what failed in the database */
+}			adapter;
+
+typedef struct ConfigJob
+{
+	IotMqttConfig *config;
+} ConfigJob;
+
+static void
+config_body(void *arg)
+{
+	((ConfigJob *) arg)->config = iot_mqtt_config_read(&adapter.adapter_id);
+}
+
+/* before_shmem_exit: a broker that is told keeps our session without a doubt. */
+static void
+say_goodbye(int code, Datum arg)
+{
+	iot_link_close();
+}
+
+/* Ends the connection; nothing is lost by it, since the broker keeps our session. */
+static void
+stop_working(void)
+{
+	iot_link_configure(NULL);
+	iot_command_link_down();
+	adapter.link_state = IOT_LINK_DOWN;
+	adapter.working = false;
+	iot_mqtt_config_free(adapter.config);
+	adapter.config = NULL;
+}
+
+static void
+use_config(IotMqttConfig *config)
+{
+	IotMqttConfig *old = adapter.config;
+	char		name[IOT_WORKER_NAME_SIZE];
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (old != NULL && strcmp(old->fingerprint, config->fingerprint) == 0)
+	{
+		if (config->error != NULL &&
+			TimestampDifferenceExceeds(adapter.error_told_at, now, REMINDER_MS))
+		{
+			ereport(LOG,
+					(errmsg("adapter \"%s\" cannot be used: %s", config->name, config->error)));
+			adapter.error_told_at = now;
+		}
+		iot_mqtt_config_free(config);
+		return;
+	}
+	snprintf(name, sizeof(name), "adapter:%s", config->name);
+	iot_worker_slot_rename(name);
+	snprintf(name, sizeof(name), "iot mqtt adapter \"%s\"", config->name);
+	iot_worker_subject(name);
+	if (old != NULL)
+		ereport(LOG, (errmsg("adapter \"%s\" was changed: connecting anew", config->name)));
+	iot_link_configure(NULL);
+	iot_command_link_down();
+	adapter.link_state = IOT_LINK_DOWN;
+	adapter.config = config;
+	iot_mqtt_config_free(old);
+	if (config->error != NULL)
+	{
+		ereport(LOG,
+				(errmsg("adapter \"%s\" cannot be used: %s", config->name, config->error)));
+		adapter.error_told_at = now;
+		iot_worker_state("misconfigured", config->error);
+	}
+	else
+		iot_link_configure(config);
+}
+
+/* Looks at the adapter's row, and with it whether work is allowed at all. */
+static void
+check_config(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	ConfigJob	job = {0};
+
+	if (!TimestampDifferenceExceeds(adapter.config_checked_at, now,
+									adapter.working ? CONFIG_CHECK_MS : IDLE_CHECK_MS))
+		return;
+	adapter.config_checked_at = now;
+	switch (iot_try_xact("read configuration", 0, config_body, &job, NULL))
+	{
+		case IOT_XACT_DONE:
+			break;
+		case IOT_XACT_IDLE:
+			if (adapter.working)
+				stop_working();
+			return;
+		default:
+			return;				/* what is known stays in use */
+	}
+	if (job.config == NULL)
+		iot_worker_leave("the adapter is disabled or gone");
+	if (!adapter.working)
+	{
+		if (!iot_store_load(&adapter.adapter_id))
+		{
+			iot_mqtt_config_free(job.config);
+			return;
+		}
+		adapter.working = true;
+		adapter.take_wanted = true;
+	}
+	use_config(job.config);
+}
+
+/* Tells the commands of a connection that came or went. */
+static void
+follow_link(void)
+{
+	IotLinkState state = iot_link_state();
+
+	if (state == adapter.link_state)
+		return;
+	if (state == IOT_LINK_UP)
+	{
+		iot_command_link_up();
+		adapter.take_wanted = true;
+	}
+	else if (adapter.link_state == IOT_LINK_UP)
+		iot_command_link_down();
+	adapter.link_state = state;
+}
+
+/* Commits what came in; false where it was handed back. */
+static void
+store(void)
+{
+	const IotLinkPublished *published;
+	const IotCommandEnd *ends;
+	IotIngestMessage *messages;
+	int			npublished = iot_link_published(&published);
+	int			count;
+	int			nends;
+
+	for (int i = 0; i < npublished; i++)
+		iot_command_published(published[i].mid, published[i].reason);
+	iot_link_forget_published();
+	iot_command_look_at_due(iot_link_state() == IOT_LINK_UP);
+	count = iot_link_messages(&messages);
+	nends = iot_command_ends(&ends);
+	if (count == 0 && (nends == 0 || GetCurrentTimestamp() < adapter.retry_at))
+		return;
+	if (iot_store(adapter.config, &adapter.adapter_id, messages, count) == IOT_STORE_DONE)
+	{
+		iot_link_forget_messages();
+		iot_link_prove();
+		return;
+	}
+	adapter.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+	if (count > 0)
+	{
+		iot_link_give_back("the database did not take a batch");
+		follow_link();
+	}
+}
+
+static void
+log_attempt(const IotCommand *command)
+{
+	ereport(LOG,
+			(errmsg("command %s sent to device \"%s\": %s = %g, attempt %d",
+					DatumGetCString(DirectFunctionCall1(uuid_out,
+														UUIDPGetDatum(&command->command_id))),
+					command->device, command->parameter, command->value, command->attempts)));
+}
+
+/* Takes up commands and hands those whose turn it is to the connection. */
+static void
+send_commands(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool		more;
+	IotCommand **chosen;
+	int			count;
+
+	if (iot_link_state() != IOT_LINK_UP || now < adapter.retry_at)
+		return;
+	if (TimestampDifferenceExceeds(adapter.taken_at, now, iot_poll_interval))
+		adapter.take_wanted = true;
+	if (!adapter.take_wanted && !iot_command_has_ready(adapter.config->max_in_flight))
+		return;
+	if (!iot_store_take(adapter.config, &adapter.adapter_id, adapter.take_wanted, &more, &chosen,
+						&count))
+	{
+		adapter.retry_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
+		return;
+	}
+	if (adapter.take_wanted)
+		adapter.taken_at = now;
+	adapter.take_wanted = more;
+	now = GetCurrentTimestamp();
+	for (int i = 0; i < count; i++)
+	{
+		IotCommand *command = chosen[i];
+		long		left_ms = TimestampDifferenceMilliseconds(now, command->deadline);
+		uint32		expiry_s = (uint32) Min(left_ms / 1000 + 1, 0x7fffffff);
+		int			mid = 0;
+
+		switch (iot_link_publish(command->topic, command->payload, expiry_s, &mid))
+		{
+			case IOT_PUBLISH_QUEUED:
+				if (iot_log_commands)
+					log_attempt(command);
+				iot_worker_slot_count(IOT_COUNT_PUBLISHED, 1);
+				iot_command_sent(command, mid);
+				break;
+			case IOT_PUBLISH_NO_LINK:
+				iot_command_sent(command, 0);
+				break;
+			case IOT_PUBLISH_IMPOSSIBLE:
+				iot_command_unsendable(command);
+				break;
+		}
+	}
+}
+
+static long
+until(TimestampTz at)
+{
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
+}
+
+/* How long nothing will have to be done unless something happens. */
+static long
+sleep_ms(void)
+{
+	const IotCommandEnd *ends;
+	long		ms;
+
+	if (!adapter.working)
+		return until(TimestampTzPlusMilliseconds(adapter.config_checked_at, IDLE_CHECK_MS)) + 1;
+	ms = until(TimestampTzPlusMilliseconds(adapter.config_checked_at, CONFIG_CHECK_MS)) + 1;
+	ms = Min(ms, iot_link_timeout_ms());
+	ms = Min(ms, iot_command_timeout_ms() + 1);
+	if (iot_command_ends(&ends) > 0)
+		ms = Min(ms, until(adapter.retry_at));
+	if (iot_link_state() == IOT_LINK_UP)
+	{
+		if (adapter.take_wanted || iot_command_has_ready(adapter.config->max_in_flight))
+			ms = Min(ms, until(adapter.retry_at));
+		ms = Min(ms, Max(until(adapter.retry_at),
+						 until(TimestampTzPlusMilliseconds(adapter.taken_at,
+														   iot_poll_interval)) + 1));
+	}
+	return ms;
+}
+
+void
+iot_mqtt_adapter_main(Datum arg)
+{
+	MemoryContext cycle;
+	char		name[IOT_WORKER_NAME_SIZE];
+
+	memcpy(&adapter.adapter_id, MyBgworkerEntry->bgw_extra, sizeof(pg_uuid_t));
+	/* until the row is read; the slot keeps its own name from who started us */
+	strlcpy(name, MyBgworkerEntry->bgw_name + strlen("iot "), sizeof(name));
+	iot_worker_start(IOT_WORKER_ADAPTER, DatumGetObjectId(arg), &adapter.adapter_id, name);
+	before_shmem_exit(say_goodbye, (Datum) 0);
+	iot_link_init();
+	iot_command_init();
+	cycle = AllocSetContextCreate(TopMemoryContext, "iot mqtt adapter cycle",
+								  ALLOCSET_DEFAULT_SIZES);
+	MemoryContextSwitchTo(cycle);
+	for (;;)
+	{
+		bool		full = false;
+		uint32		occurred;
+
+		Assert(CurrentMemoryContext == cycle && !IsTransactionState());
+		iot_worker_check_interrupts();
+		check_config();
+		if (adapter.working)
+		{
+			iot_link_turn();
+			full = iot_link_full();
+			follow_link();
+			store();
+			send_commands();
+			iot_link_write();
+		}
+		iot_worker_heartbeat();
+		MemoryContextReset(cycle);
+		occurred = iot_worker_wait(iot_link_events(), iot_link_socket(), full ? 0 : sleep_ms());
+		if (occurred & WL_LATCH_SET)
+			adapter.take_wanted = true;
+	}
+}

@@ -1,0 +1,47 @@
+/*
+ * mqtt_config.h
+ *		What a row of iot.adapter says, checked and ready for use.
+ */
+#ifndef IOT_MQTT_CONFIG_H
+#define IOT_MQTT_CONFIG_H
+
+#include "utils/uuid.h"
+
+/* A subscription; retained says whether the broker's retained copies are wanted. */
+typedef struct IotMqttFilter
+{
+	char	   *filter;
+	bool		retained;
+} IotMqttFilter;
+
+typedef struct IotMqttConfig
+{
+	MemoryContext context;		/* holds all of this */
+	char	   *fingerprint;	/* equal where two configurations are */
+	char	   *name;			/* of the adapter */
+	char	   *url;
+	char	   *host;
+	int			port;
+	bool		tls;
+	char	   *username;		/* NULL: none */
+	char	   *password_file;	/* read at each connection, so that it can be changed */
+	char	   *password;
+	char	   *client_id;
+	int			keepalive;		/* s */
+	char	   *ca_file;
+	char	   *cert_file;
+	char	   *key_file;
+	bool		v5;
+	int			qos;
+	int			batch_size;
+	int			max_in_flight;
+	IotMqttFilter *filters;
+	int			nfilters;
+	char	   *error;			/* NULL, or why this cannot be used */
+} IotMqttConfig;
+
+/* Runs in a transaction; NULL where the row is gone or disabled. */
+extern IotMqttConfig *iot_mqtt_config_read(const pg_uuid_t *adapter_id);
+extern void iot_mqtt_config_free(IotMqttConfig *config);
+
+#endif							/* IOT_MQTT_CONFIG_H */

@@ -1,0 +1,55 @@
+/*
+ * mqtt_link.h
+ *		One connection to an MQTT broker, driven from the worker's own loop.
+ */
+#ifndef IOT_MQTT_LINK_H
+#define IOT_MQTT_LINK_H
+
+#include "ingest.h"
+#include "bgworker/mqtt_config.h"
+
+typedef enum IotLinkState
+{
+	IOT_LINK_DOWN,
+	IOT_LINK_CONNECTING,		/* until the broker has accepted us and our subscriptions */
+	IOT_LINK_UP
+} IotLinkState;
+
+/* What became of a publish: the broker's answer, or that it needs none. */
+typedef struct IotLinkPublished
+{
+	int			mid;
+	int			reason;			/* MQTT 5 reason code; 0 with 3.1.1 */
+} IotLinkPublished;
+
+typedef enum IotPublishOutcome
+{
+	IOT_PUBLISH_QUEUED,
+	IOT_PUBLISH_NO_LINK,
+	IOT_PUBLISH_IMPOSSIBLE		/* this topic or payload will never do */
+} IotPublishOutcome;
+
+extern void iot_link_init(void);
+extern void iot_link_configure(const IotMqttConfig *config);
+extern IotLinkState iot_link_state(void);
+extern void iot_link_read(void);
+extern void iot_link_write(void);
+extern void iot_link_turn(void);
+extern void iot_link_give_back(const char *reason);
+extern void iot_link_close(void);
+extern void iot_link_prove(void);
+
+extern pgsocket iot_link_socket(void);
+extern uint32 iot_link_events(void);
+extern long iot_link_timeout_ms(void);
+
+extern int	iot_link_messages(IotIngestMessage **messages);
+extern void iot_link_forget_messages(void);
+extern bool iot_link_full(void);
+extern int	iot_link_published(const IotLinkPublished **published);
+extern void iot_link_forget_published(void);
+extern IotPublishOutcome iot_link_publish(const char *topic, const char *payload,
+										  uint32 expiry_s, int *mid);
+extern const char *iot_link_reason_text(int reason);
+
+#endif							/* IOT_MQTT_LINK_H */

@@ -1,0 +1,557 @@
+/*
+ * mqtt_store.c
+ *		The transactions of an MQTT adapter: taking in what came, taking up what goes out.
+ *
+ * No socket is touched here.  What a transaction decided is told to the commands in memory only
+ * after its commit.  A batch that the database refuses is halved until the guilty message is
+ * alone; that one becomes a dead letter.  Whatever else goes wrong is no message's fault: the
+ * batch is tried again where another transaction was in the way, else handed back to the broker.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "bgworker/mqtt_store.h"
+#include "bgworker/worker.h"
+#include "iot.h"
+#include "plan.h"
+
+#define RETRIES			3		/* of a transaction that met another one */
+#define TAKE_MAX		1000
+#define ERROR_LOG_SIZE	200
+
+typedef enum Outcome
+{
+	OUTCOME_APPLIED,
+	OUTCOME_LATE,
+	OUTCOME_DUPLICATE,
+	OUTCOME_UNKNOWN
+} Outcome;
+
+/* An answer to a command, by its device or found by ourselves, and what the saga made of it. */
+typedef struct Answer
+{
+	char		device[IOT_DEVICE_NAME_MAX + 1];
+	pg_uuid_t	command_id;
+	bool		ok;
+	char	   *error;
+	int			message;		/* index in the batch, -1 for our own */
+	Outcome		outcome;
+} Answer;
+
+typedef struct StoreJob
+{
+	const IotMqttConfig *config;
+	const pg_uuid_t *adapter_id;
+	const IotIngestMessage *messages;
+	int			count;
+	const IotCommandEnd *ends;
+	int			nends;
+	MemoryContext context;		/* for what outlives the transaction */
+	IotIngestCounters counters;
+	Answer	   *answers;
+	int			nanswers;
+} StoreJob;
+
+typedef struct LetterJob
+{
+	const IotMqttConfig *config;
+	const IotIngestMessage *message;
+	const char *error;
+} LetterJob;
+
+typedef struct TakeJob
+{
+	const IotMqttConfig *config;	/* NULL: load what is in flight */
+	const pg_uuid_t *adapter_id;
+	bool		take;
+	int			limit;
+	MemoryContext context;
+	pg_uuid_t  *added;
+	int			nadded;
+	IotCommand **chosen;
+	int			nchosen;
+} TakeJob;
+
+static IotPlan record_answers = {
+	"SELECT r.outcome FROM iot_internal.adapter_result($1, $2, $3, $4) r",
+	4, {TEXTARRAYOID, UUIDARRAYOID, BOOLARRAYOID, TEXTARRAYOID}
+};
+static IotPlan add_dead_letter = {
+	"SELECT iot_internal.dead_letter_add($1, $2, $3, $4, $5, $6)",
+	6, {TEXTOID, TEXTOID, TEXTOID, BYTEAOID, TEXTOID, TEXTOID}
+};
+
+#define COMMAND_COLUMNS \
+	"t.device_id, t.command_id, t.device, t.parameter_id, t.parameter, t.value, t.version," \
+	" t.attempts, t.deadline, t.ack_mode, t.ack_timeout_ms, t.max_attempts, t.topic, t.payload"
+
+static IotPlan take_commands = {
+	"SELECT " COMMAND_COLUMNS " FROM iot_internal.adapter_take($1, $2) t",
+	2, {UUIDOID, INT4OID}
+};
+static IotPlan load_commands = {
+	"SELECT " COMMAND_COLUMNS " FROM iot_internal.adapter_in_flight($1) t",
+	1, {UUIDOID}
+};
+static IotPlan attempt_commands = {
+	"SELECT t.command_id FROM iot_internal.adapter_attempt($1, $2) t",
+	2, {UUIDARRAYOID, UUIDARRAYOID}
+};
+
+/* Bytes of a message as text for a dead letter: a topic may hold anything. */
+static Datum
+topic_datum(const IotIngestMessage *message)
+{
+	char	   *copy = pnstrdup(message->topic, Min(message->topic_len, IOT_TOPIC_MAX));
+
+	if (!pg_verifymbstr(copy, strlen(copy), true))
+	{
+		for (char *c = copy; *c != '\0'; c++)
+		{
+			if (IS_HIGHBIT_SET(*c))
+				*c = '?';
+		}
+	}
+	return CStringGetTextDatum(copy);
+}
+
+static void
+store_dead_letter(const IotMqttConfig *config, const IotIngestMessage *message,
+				  const char *device, const char *reason, const char *error)
+{
+	Datum		values[6];
+	char		nulls[] = "      ";
+	bytea	   *payload = palloc(VARHDRSZ + message->payload_len);
+
+	SET_VARSIZE(payload, VARHDRSZ + message->payload_len);
+	memcpy(VARDATA(payload), message->payload, message->payload_len);
+	values[0] = CStringGetTextDatum(config->name);
+	if (device != NULL)
+		values[1] = CStringGetTextDatum(device);
+	else
+		nulls[1] = 'n';
+	values[2] = topic_datum(message);
+	values[3] = PointerGetDatum(payload);
+	values[4] = CStringGetTextDatum(reason);
+	if (error != NULL)
+		values[5] = CStringGetTextDatum(error);
+	else
+		nulls[5] = 'n';
+	iot_plan_execute(&add_dead_letter, values, nulls);
+}
+
+static Answer *
+add_answer(StoreJob *job, const char *device, const pg_uuid_t *command_id, bool ok,
+		   const char *error, int message)
+{
+	Answer	   *answer = &job->answers[job->nanswers++];
+
+	strlcpy(answer->device, device, sizeof(answer->device));
+	answer->command_id = *command_id;
+	answer->ok = ok;
+	answer->error = error == NULL ? NULL : MemoryContextStrdup(job->context, error);
+	answer->message = message;
+	return answer;
+}
+
+static Outcome
+parse_outcome(const char *text)
+{
+	return strcmp(text, "applied") == 0 ? OUTCOME_APPLIED :
+		strcmp(text, "late") == 0 ? OUTCOME_LATE :
+		strcmp(text, "duplicate") == 0 ? OUTCOME_DUPLICATE : OUTCOME_UNKNOWN;
+}
+
+/* Tells the saga how commands ended; it says of each whether that still counted. */
+static void
+record(StoreJob *job)
+{
+	int			count = job->nanswers;
+	int			lower = 1;
+	Datum	   *devices = palloc(sizeof(Datum) * count);
+	Datum	   *command_ids = palloc(sizeof(Datum) * count);
+	Datum	   *oks = palloc(sizeof(Datum) * count);
+	Datum	   *errors = palloc(sizeof(Datum) * count);
+	bool	   *error_nulls = palloc(sizeof(bool) * count);
+	Datum		values[4];
+
+	for (int i = 0; i < count; i++)
+	{
+		Answer	   *answer = &job->answers[i];
+
+		devices[i] = CStringGetTextDatum(answer->device);
+		command_ids[i] = UUIDPGetDatum(&answer->command_id);
+		oks[i] = BoolGetDatum(answer->ok);
+		error_nulls[i] = answer->error == NULL;
+		errors[i] = answer->error == NULL ? (Datum) 0 : CStringGetTextDatum(answer->error);
+	}
+	values[0] = PointerGetDatum(construct_array(devices, count, TEXTOID, -1, false,
+												TYPALIGN_INT));
+	values[1] = PointerGetDatum(construct_array(command_ids, count, UUIDOID, UUID_LEN, false,
+												TYPALIGN_CHAR));
+	values[2] = PointerGetDatum(construct_array(oks, count, BOOLOID, 1, true, TYPALIGN_CHAR));
+	values[3] = PointerGetDatum(construct_md_array(errors, error_nulls, 1, &count, &lower,
+												   TEXTOID, -1, false, TYPALIGN_INT));
+	if (iot_plan_execute(&record_answers, values, NULL) != count)
+		elog(ERROR, "not every answer has an outcome");
+	for (int i = 0; i < count; i++)
+		job->answers[i].outcome =
+			parse_outcome(SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
+}
+
+static void
+store_body(void *arg)
+{
+	StoreJob   *job = arg;
+	IotIngestResult result = {0};
+	int			most;
+
+	if (job->count > 0)
+		iot_ingest_batch(job->config->name, job->adapter_id, job->messages, job->count, &result);
+	job->counters = result.counters;
+	job->nanswers = 0;
+	most = result.nacks + job->nends + result.nvalues;
+	if (most == 0)
+		return;
+	job->answers = MemoryContextAllocHuge(job->context, sizeof(Answer) * most);
+	for (int i = 0; i < result.nacks; i++)
+	{
+		IotIngestAck *ack = &result.acks[i];
+
+		add_answer(job, ack->device, &ack->command_id, ack->ok, ack->error, ack->message);
+	}
+	for (int i = 0; i < result.nvalues; i++)
+	{
+		IotCommand *command = iot_command_echoed(&result.values[i]);
+
+		if (command != NULL)
+			add_answer(job, command->device, &command->command_id, true, NULL, -1);
+	}
+	for (int i = 0; i < job->nends; i++)
+	{
+		const IotCommandEnd *end = &job->ends[i];
+
+		if (end->command != NULL)
+			add_answer(job, end->command->device, &end->command->command_id, end->ok,
+					   end->error, -1);
+	}
+	if (job->nanswers == 0)
+		return;
+	record(job);
+	for (int i = 0; i < job->nanswers; i++)
+	{
+		Answer	   *answer = &job->answers[i];
+
+		if (answer->outcome == OUTCOME_UNKNOWN && answer->message >= 0)
+			store_dead_letter(job->config, &job->messages[answer->message], answer->device,
+							  "unknown_command", "the device has no such command");
+	}
+}
+
+static void
+letter_body(void *arg)
+{
+	LetterJob  *job = arg;
+
+	store_dead_letter(job->config, job->message, NULL, "refused_by_database", job->error);
+}
+
+/* One line per command that ended; an error text is the device's own and is kept short. */
+static void
+log_answer(const Answer *answer)
+{
+	char	   *id = DatumGetCString(DirectFunctionCall1(uuid_out,
+														 UUIDPGetDatum(&answer->command_id)));
+
+	if (answer->outcome == OUTCOME_LATE)
+		ereport(LOG,
+				(errmsg("command %s was answered late by device \"%s\"", id, answer->device)));
+	else if (answer->ok)
+		ereport(LOG,
+				(errmsg("command %s completed by device \"%s\"", id, answer->device)));
+	else
+		ereport(LOG,
+				(errmsg("command %s failed at device \"%s\": %.*s", id, answer->device,
+						answer->error == NULL ? 0 :
+						pg_mbcliplen(answer->error, strlen(answer->error), ERROR_LOG_SIZE),
+						answer->error == NULL ? "" : answer->error)));
+}
+
+/* What is committed becomes true in memory. */
+static void
+apply(const StoreJob *job)
+{
+	iot_worker_slot_count(IOT_COUNT_MESSAGES, job->count);
+	iot_worker_slot_count(IOT_COUNT_RECEIVED, job->counters.received);
+	iot_worker_slot_count(IOT_COUNT_STORED, job->counters.stored);
+	iot_worker_slot_count(IOT_COUNT_DUPLICATE, job->counters.duplicate);
+	iot_worker_slot_count(IOT_COUNT_CONFLICT, job->counters.conflict);
+	iot_worker_slot_count(IOT_COUNT_REJECTED, job->counters.rejected);
+	for (int i = 0; i < job->nanswers; i++)
+	{
+		const Answer *answer = &job->answers[i];
+		IotCommand *command;
+
+		if (answer->outcome == OUTCOME_APPLIED)
+			iot_worker_slot_count(answer->ok ? IOT_COUNT_COMPLETED : IOT_COUNT_FAILED, 1);
+		if (answer->outcome == OUTCOME_LATE)
+			iot_worker_slot_count(IOT_COUNT_LATE, 1);
+		if (iot_log_commands && answer->outcome != OUTCOME_DUPLICATE &&
+			answer->outcome != OUTCOME_UNKNOWN)
+			log_answer(answer);
+		/* who answers another device's command changes nothing about it */
+		if (answer->outcome == OUTCOME_UNKNOWN && answer->message >= 0)
+			continue;
+		command = iot_command_find(&answer->command_id);
+		if (command != NULL)
+			iot_command_finish(command);
+	}
+	iot_command_forget_ends(job->nends);
+}
+
+static IotStoreOutcome
+store_range(StoreJob *job, int first, int count, bool with_ends, const IotIngestMessage *messages)
+{
+	IotXactError error = {0};
+	IotXactOutcome outcome;
+	LetterJob	letter;
+	int			half = count / 2;
+
+	job->messages = messages + first;
+	job->count = count;
+	job->nends = with_ends ? iot_command_ends(&job->ends) : 0;
+	for (int retry = 0;; retry++)
+	{
+		iot_worker_check_interrupts();
+		outcome = iot_try_xact("store messages", 0, store_body, job, &error);
+		if (outcome != IOT_XACT_FAILED || retry >= RETRIES ||
+			(ERRCODE_TO_CATEGORY(error.sqlerrcode) != ERRCODE_TRANSACTION_ROLLBACK &&
+			 error.sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE))
+			break;
+	}
+	if (outcome == IOT_XACT_DONE)
+	{
+		apply(job);
+		return IOT_STORE_DONE;
+	}
+	if (outcome != IOT_XACT_REFUSED)
+		return IOT_STORE_GIVE_BACK;
+	if (job->nends > 0)
+		return count == 0 ? IOT_STORE_GIVE_BACK :
+			store_range(job, first, count, false, messages);
+	if (count > 1)
+	{
+		if (store_range(job, first, half, false, messages) == IOT_STORE_GIVE_BACK)
+			return IOT_STORE_GIVE_BACK;
+		return store_range(job, first + half, count - half, false, messages);
+	}
+	letter.config = job->config;
+	letter.message = messages + first;
+	letter.error = error.message;
+	if (iot_try_xact("store dead letter", 0, letter_body, &letter, NULL) != IOT_XACT_DONE)
+		return IOT_STORE_GIVE_BACK;
+	iot_worker_slot_count(IOT_COUNT_MESSAGES, 1);
+	iot_worker_slot_count(IOT_COUNT_RECEIVED, 1);
+	iot_worker_slot_count(IOT_COUNT_REJECTED, 1);
+	return IOT_STORE_DONE;
+}
+
+/*
+ * Commits the messages and the ends of commands that wait to be recorded.  Where part of a batch
+ * is committed and the rest is given back, the broker delivers all of it again, and what was
+ * stored is found to be a duplicate.
+ */
+IotStoreOutcome
+iot_store(const IotMqttConfig *config, const pg_uuid_t *adapter_id,
+		  const IotIngestMessage *messages, int count)
+{
+	StoreJob	job = {
+		.config = config,
+		.adapter_id = adapter_id,
+		.context = CurrentMemoryContext
+	};
+
+	return store_range(&job, 0, count, true, messages);
+}
+
+static IotAckMode
+parse_ack_mode(const char *text)
+{
+	return strcmp(text, "echo") == 0 ? IOT_ACK_ECHO :
+		strcmp(text, "broker") == 0 ? IOT_ACK_BROKER : IOT_ACK_DEVICE;
+}
+
+/* Adds the rows of the last statement; which they are is kept, should the transaction fail. */
+static void
+add_commands(TakeJob *job, bool resumed)
+{
+	SPITupleTable *table = SPI_tuptable;
+	TupleDesc	desc = table->tupdesc;
+
+	job->added = MemoryContextAlloc(job->context, sizeof(pg_uuid_t) * Max(table->numvals, 1));
+	for (uint64 i = 0; i < table->numvals; i++)
+	{
+		HeapTuple	row = table->vals[i];
+		IotCommand	command = {0};
+		bool		isnull;
+
+		command.device_id = *DatumGetUUIDP(SPI_getbinval(row, desc, 1, &isnull));
+		command.command_id = *DatumGetUUIDP(SPI_getbinval(row, desc, 2, &isnull));
+		strlcpy(command.device, SPI_getvalue(row, desc, 3), sizeof(command.device));
+		command.parameter_id = *DatumGetUUIDP(SPI_getbinval(row, desc, 4, &isnull));
+		command.parameter = SPI_getvalue(row, desc, 5);
+		command.value = DatumGetFloat8(SPI_getbinval(row, desc, 6, &isnull));
+		command.version = DatumGetInt64(SPI_getbinval(row, desc, 7, &isnull));
+		command.attempts = DatumGetInt32(SPI_getbinval(row, desc, 8, &isnull));
+		command.deadline = DatumGetTimestampTz(SPI_getbinval(row, desc, 9, &isnull));
+		command.ack_mode = parse_ack_mode(SPI_getvalue(row, desc, 10));
+		command.ack_timeout_ms = DatumGetInt32(SPI_getbinval(row, desc, 11, &isnull));
+		command.max_attempts = DatumGetInt32(SPI_getbinval(row, desc, 12, &isnull));
+		command.topic = SPI_getvalue(row, desc, 13);
+		command.payload = SPI_getvalue(row, desc, 14);
+		if (iot_command_find(&command.command_id) != NULL)
+			continue;
+		job->added[job->nadded++] = command.command_id;
+		iot_command_add(&command, resumed);
+	}
+}
+
+static void
+load_body(void *arg)
+{
+	TakeJob    *job = arg;
+	Datum		values[1] = {UUIDPGetDatum(job->adapter_id)};
+
+	iot_plan_execute(&load_commands, values, NULL);
+	add_commands(job, true);
+}
+
+/* Takes up, and counts the attempts of those whose turn it is. */
+static void
+take_body(void *arg)
+{
+	TakeJob    *job = arg;
+	Datum		values[2];
+	Datum	   *device_ids;
+	Datum	   *command_ids;
+	bool		isnull;
+
+	job->nadded = 0;
+	if (job->take && job->limit > 0)
+	{
+		values[0] = UUIDPGetDatum(job->adapter_id);
+		values[1] = Int32GetDatum(job->limit);
+		iot_plan_execute(&take_commands, values, NULL);
+		add_commands(job, false);
+	}
+	job->chosen = MemoryContextAlloc(job->context, sizeof(IotCommand *) * TAKE_MAX);
+	job->nchosen = iot_command_ready(job->chosen, TAKE_MAX, job->config->max_in_flight);
+	if (job->nchosen == 0)
+		return;
+	device_ids = palloc(sizeof(Datum) * job->nchosen);
+	command_ids = palloc(sizeof(Datum) * job->nchosen);
+	for (int i = 0; i < job->nchosen; i++)
+	{
+		job->chosen[i]->allowed = false;
+		device_ids[i] = UUIDPGetDatum(&job->chosen[i]->device_id);
+		command_ids[i] = UUIDPGetDatum(&job->chosen[i]->command_id);
+	}
+	values[0] = PointerGetDatum(construct_array(device_ids, job->nchosen, UUIDOID, UUID_LEN,
+												false, TYPALIGN_CHAR));
+	values[1] = PointerGetDatum(construct_array(command_ids, job->nchosen, UUIDOID, UUID_LEN,
+												false, TYPALIGN_CHAR));
+	iot_plan_execute(&attempt_commands, values, NULL);
+	for (uint64 i = 0; i < SPI_tuptable->numvals; i++)
+	{
+		Datum		id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+		IotCommand *command = iot_command_find(DatumGetUUIDP(id));
+
+		if (command != NULL)
+			command->allowed = true;
+	}
+}
+
+/* Forgets what a transaction took up that did not commit; it will be taken up again. */
+static void
+undo(TakeJob *job)
+{
+	for (int i = 0; i < job->nadded; i++)
+	{
+		IotCommand *command = iot_command_find(&job->added[i]);
+
+		if (command != NULL)
+			iot_command_finish(command);
+	}
+	job->nadded = job->nchosen = 0;
+}
+
+/* Loads what was in flight when this adapter's last process ended. */
+bool
+iot_store_load(const pg_uuid_t *adapter_id)
+{
+	TakeJob		job = {.adapter_id = adapter_id, .context = CurrentMemoryContext};
+
+	iot_command_reset();
+	if (iot_try_xact("load commands in flight", 0, load_body, &job, NULL) != IOT_XACT_DONE)
+	{
+		undo(&job);
+		return false;
+	}
+	if (job.nadded > 0)
+		ereport(LOG, (errmsg("%d commands in flight are resumed", job.nadded)));
+	return true;
+}
+
+/*
+ * In one transaction takes up new commands (where asked to) and counts an attempt of each command
+ * whose turn it is.  Those may be sent now that it is committed: *chosen, in the current memory
+ * context.  Commands that turned out to be final are forgotten.  *more: there may be others to
+ * take up right now.
+ */
+bool
+iot_store_take(const IotMqttConfig *config, const pg_uuid_t *adapter_id, bool take, bool *more,
+			   IotCommand ***chosen, int *nchosen)
+{
+	TakeJob		job = {
+		.config = config,
+		.adapter_id = adapter_id,
+		.take = take,
+		.limit = Min(iot_command_room(), TAKE_MAX),
+		.context = CurrentMemoryContext
+	};
+	int			allowed = 0;
+
+	*nchosen = 0;
+	*more = false;
+	if (iot_try_xact("take up commands", 0, take_body, &job, NULL) != IOT_XACT_DONE)
+	{
+		undo(&job);
+		return false;
+	}
+	iot_worker_slot_count(IOT_COUNT_TAKEN, job.nadded);
+	for (int i = 0; i < job.nchosen; i++)
+	{
+		IotCommand *command = job.chosen[i];
+
+		if (!command->allowed)
+		{
+			iot_command_finish(command);
+			continue;
+		}
+		command->attempts++;
+		job.chosen[allowed++] = command;
+	}
+	*chosen = job.chosen;
+	*nchosen = allowed;
+	/* a page that other adapters share may come back thin */
+	*more = job.nadded > job.limit / 8;
+	return true;
+}

@@ -1,0 +1,299 @@
+-- What iot-pushd asks and records.  Called by role iot_pushd alone; the daemon has no other rights.
+--
+-- Each function that reads tells the state of the database with the same first columns, from the
+-- same snapshot as what it reads: epoch, whether deliveries are paused, head (the highest sequence
+-- number there is) and floor (positions below it may have lost notifications to retention).  A page
+-- is one row of state, without seq, and then its notifications; scanned_to is how far the page
+-- looked.  Who may be told what is judged anew by every page.
+
+-- Who of these users may view which of these devices: the rule of iot.may() for many at once, since
+-- one notification may have thousands of users connected.  Tests hold the two equal.
+CREATE OR REPLACE FUNCTION iot_internal.push_viewers(device_ids uuid[], usernames text[])
+RETURNS TABLE (device_id uuid, ordinal integer)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000
+SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	WITH asked AS MATERIALIZED (
+		SELECT q.username, q.ordinal::integer AS ordinal
+			FROM unnest(usernames) WITH ORDINALITY AS q (username, ordinal)
+	), viewed AS MATERIALIZED (
+		SELECT d.device_id, d.device_group_id
+			FROM iot.device d WHERE d.device_id = ANY (device_ids)
+	)
+	SELECT v.device_id, a.ordinal
+		FROM asked a
+			JOIN iot.app_user u ON u.username = a.username
+			JOIN iot.user_group_member m ON m.app_user_id = u.app_user_id
+			JOIN iot.access_grant g ON g.user_group_id = m.user_group_id
+			JOIN viewed v ON v.device_group_id = g.device_group_id
+		WHERE u.enabled
+	UNION
+	SELECT v.device_id, a.ordinal
+		FROM asked a
+			JOIN pg_catalog.pg_roles r ON r.rolname = a.username
+			CROSS JOIN viewed v
+		WHERE r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE');
+END
+$function$;
+
+-- Who of these users may be sent which of these notifications: iot_internal.may_receive() for many
+-- at once.  Notifications for none of them are left out.
+CREATE OR REPLACE FUNCTION iot_internal.push_eligible(seqs bigint[], usernames text[])
+RETURNS TABLE (seq bigint, recipients integer[])
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
+SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	WITH asked AS MATERIALIZED (
+		SELECT q.username, q.ordinal::integer AS ordinal
+			FROM unnest(usernames) WITH ORDINALITY AS q (username, ordinal)
+	), page AS MATERIALIZED (
+		SELECT n.seq, n.event_id, n.audience, n.username AS author, n.device_id
+			FROM iot.notification n WHERE n.seq = ANY (seqs)
+	), viewer AS MATERIALIZED (
+		SELECT v.device_id, v.ordinal
+			FROM iot_internal.push_viewers(
+				ARRAY(SELECT DISTINCT p.device_id FROM page p WHERE p.device_id IS NOT NULL),
+				usernames) AS v
+	), candidate AS (
+		SELECT p.seq, p.event_id, p.audience, p.author, v.ordinal
+			FROM page p JOIN viewer v ON v.device_id = p.device_id
+		UNION ALL
+		-- events of no device are for administrators
+		SELECT p.seq, p.event_id, p.audience, p.author, a.ordinal
+			FROM page p
+				CROSS JOIN asked a
+				JOIN pg_catalog.pg_roles r ON r.rolname = a.username
+			WHERE p.device_id IS NULL
+				AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE'))
+	), addressed AS MATERIALIZED (
+		-- membership of a group is looked up only where an audience is one
+		SELECT c.seq, c.event_id, c.ordinal, a.username
+			FROM candidate c JOIN asked a ON a.ordinal = c.ordinal
+			WHERE CASE
+				WHEN c.audience = 'viewers' THEN true
+				WHEN c.audience = 'author' THEN a.username = c.author
+				ELSE iot_internal.in_audience(a.username, c.audience, c.author)
+			END
+	)
+	SELECT a.seq, array_agg(a.ordinal ORDER BY a.ordinal)
+		FROM addressed a
+		-- whom an earlier notification tells of the same event is not told again
+		WHERE NOT EXISTS (
+			SELECT FROM iot.notification e
+			WHERE e.event_id = a.event_id AND e.channel = 'push' AND e.seq < a.seq
+				AND iot_internal.in_audience(a.username, e.audience, e.username))
+		GROUP BY a.seq;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.push_state(
+	OUT epoch text, OUT paused boolean, OUT head bigint, OUT floor bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	SELECT e.epoch::text, e.notification_floor INTO STRICT epoch, floor FROM iot.epoch e;
+	paused := iot_internal.epoch_state() <> 'ok';
+	head := greatest(floor, (SELECT n.seq FROM iot.notification n ORDER BY n.seq DESC LIMIT 1), 0);
+END
+$function$;
+
+-- The state at the begin of a session: a copy or a promoted standby is noticed here, if nobody has
+-- noticed it before.
+CREATE OR REPLACE FUNCTION iot_internal.push_hello()
+RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	PERFORM iot_internal.check_epoch();
+	RETURN QUERY SELECT s.epoch, s.paused, s.head, s.floor FROM iot_internal.push_state() AS s;
+END
+$function$;
+
+-- Whether the name is that of somebody who may connect: an enabled user, or a role that administers.
+-- A user who was disabled stays out, whatever role has his name.
+CREATE OR REPLACE FUNCTION iot_internal.push_authorize(username text)
+RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint, allowed boolean)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	SELECT s.epoch, s.paused, s.head, s.floor,
+			coalesce((SELECT u.enabled FROM iot.app_user u WHERE u.username = push_authorize.username),
+				iot_internal.is_admin_role(push_authorize.username), false)
+		FROM iot_internal.push_state() AS s;
+END
+$function$;
+
+-- The notifications of a page, as events of the protocol.  page has the sequence numbers in order;
+-- each is left out unless there is a recipient.
+CREATE OR REPLACE FUNCTION iot_internal.push_events(seqs bigint[], usernames text[])
+RETURNS TABLE (seq bigint, event text, device text, device_group text, recipients integer[],
+	message text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
+SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
+	SELECT n.seq, n.event, n.device, g.name, e.recipients,
+			json_build_object('op', 'event', 'seq', n.seq, 'event', n.event, 'device', n.device,
+				'at', iot_internal.utc_text(n.event_at), 'title', n.title, 'data', n.body)::text
+		FROM iot_internal.push_eligible(seqs, usernames) AS e
+			JOIN iot.notification n ON n.seq = e.seq
+			LEFT JOIN iot.device d ON d.device_id = n.device_id
+			LEFT JOIN iot.device_group g ON g.device_group_id = d.device_group_id;
+END
+$function$;
+
+-- Cuts sequence numbers, in their order, where the texts behind them come to 64 kB: a page waits in
+-- memory for its sockets.
+CREATE OR REPLACE FUNCTION iot_internal.push_cut(seqs bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+BEGIN
+	RETURN ARRAY(
+		SELECT c.seq
+			FROM (SELECT n.seq, sum(200 + octet_length(n.title) + octet_length(n.body::text))
+						OVER (ORDER BY n.seq) - octet_length(n.body::text) AS before
+					FROM iot.notification n WHERE n.seq = ANY (seqs)) AS c
+			WHERE c.before < 65536
+			ORDER BY c.seq);
+END
+$function$;
+
+-- The next notifications after a position that are for any of these users, in order.  recipients
+-- are places in the array; broadcast says that a delivery to whoever comes first still waits.
+CREATE OR REPLACE FUNCTION iot_internal.push_since(usernames text[], after_seq bigint, max_rows integer)
+RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint, scanned_to bigint,
+	seq bigint, event text, device text, device_group text, broadcast boolean,
+	recipients integer[], message text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
+SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+	state record;
+	page bigint[] := '{}';
+	kept bigint[];
+BEGIN
+	SELECT s.* INTO state FROM iot_internal.push_state() AS s;
+	IF NOT state.paused AND state.head > push_since.after_seq AND cardinality(usernames) > 0 THEN
+		page := ARRAY(
+			SELECT n.seq FROM iot.notification n
+			WHERE n.seq > push_since.after_seq AND n.channel = 'push'
+			ORDER BY n.seq LIMIT max_rows);
+	END IF;
+	kept := iot_internal.push_cut(page);
+	RETURN QUERY SELECT state.epoch, state.paused, state.head, state.floor,
+		CASE WHEN state.paused THEN push_since.after_seq
+			WHEN cardinality(kept) < cardinality(page) OR cardinality(page) >= max_rows
+				THEN kept[cardinality(kept)]
+			ELSE state.head END,
+		NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::boolean, NULL::integer[], NULL::text;
+	IF cardinality(kept) > 0 THEN
+		RETURN QUERY
+		SELECT NULL::text, NULL::boolean, NULL::bigint, NULL::bigint, NULL::bigint,
+				e.seq, e.event, e.device, e.device_group,
+				EXISTS (SELECT FROM iot.delivery d
+					WHERE d.seq = e.seq AND d.channel = 'push' AND d.recipient = '*'
+						AND d.status = 'PENDING'),
+				e.recipients, e.message
+			FROM iot_internal.push_events(kept, usernames) AS e
+			ORDER BY e.seq;
+	END IF;
+END
+$function$;
+
+-- The same for what is pending: deliveries to these users, or to whoever comes first, that nobody
+-- has taken, after a position and not beyond another (the head, where it is NULL).
+CREATE OR REPLACE FUNCTION iot_internal.push_pending(usernames text[], after_seq bigint,
+	until_seq bigint, max_rows integer)
+RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint, scanned_to bigint,
+	seq bigint, event text, device text, device_group text, broadcast boolean,
+	recipients integer[], message text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
+SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+	state record;
+	last_seq bigint;
+	page bigint[] := '{}';
+	kept bigint[];
+BEGIN
+	SELECT s.* INTO state FROM iot_internal.push_state() AS s;
+	last_seq := least(coalesce(until_seq, state.head), state.head);
+	IF NOT state.paused AND last_seq > push_pending.after_seq THEN
+		-- per recipient in the order of the index, and never more than can be used
+		page := ARRAY(
+			SELECT DISTINCT p.seq
+				FROM unnest(usernames || '*'::text) AS q (recipient)
+					CROSS JOIN LATERAL (
+						SELECT d.seq FROM iot.delivery d
+						WHERE d.recipient = q.recipient AND d.channel = 'push'
+							AND d.status = 'PENDING'
+							AND d.seq > push_pending.after_seq AND d.seq <= last_seq
+						ORDER BY d.seq LIMIT max_rows) AS p
+				ORDER BY p.seq LIMIT max_rows);
+	END IF;
+	kept := iot_internal.push_cut(page);
+	RETURN QUERY SELECT state.epoch, state.paused, state.head, state.floor,
+		CASE WHEN state.paused THEN push_pending.after_seq
+			WHEN cardinality(kept) < cardinality(page) OR cardinality(page) >= max_rows
+				THEN kept[cardinality(kept)]
+			ELSE greatest(last_seq, push_pending.after_seq) END,
+		NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::boolean, NULL::integer[], NULL::text;
+	IF cardinality(kept) > 0 THEN
+		RETURN QUERY
+		WITH waiting AS MATERIALIZED (
+			SELECT d.seq, d.recipient FROM iot.delivery d
+				WHERE d.seq = ANY (kept) AND d.channel = 'push' AND d.status = 'PENDING'
+		), chosen AS (
+			SELECT e.*,
+					EXISTS (SELECT FROM waiting w WHERE w.seq = e.seq AND w.recipient = '*')
+						AS broadcast
+				FROM iot_internal.push_events(kept, usernames) AS e
+		), due AS (
+			-- who is eligible and has taken it already is not told again
+			SELECT c.seq, c.event, c.device, c.device_group, c.broadcast, c.message,
+					ARRAY(SELECT r.ordinal FROM unnest(c.recipients) AS r (ordinal)
+						WHERE c.broadcast OR EXISTS (SELECT FROM waiting w
+							WHERE w.seq = c.seq AND w.recipient = usernames[r.ordinal])
+						ORDER BY r.ordinal) AS recipients
+				FROM chosen c
+		)
+		SELECT NULL::text, NULL::boolean, NULL::bigint, NULL::bigint, NULL::bigint,
+				u.seq, u.event, u.device, u.device_group, u.broadcast, u.recipients, u.message
+			FROM due u WHERE cardinality(u.recipients) > 0
+			ORDER BY u.seq;
+	END IF;
+END
+$function$;
+
+-- Records that sockets took these deliveries.  Returns how many were still pending: of two daemons
+-- that both told somebody, one records it.
+CREATE OR REPLACE FUNCTION iot_internal.push_delivered(seqs bigint[], recipients text[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+	recorded bigint;
+BEGIN
+	WITH pending AS (
+		-- locked in one order by all daemons
+		SELECT d.seq, d.channel, d.recipient
+			FROM iot.delivery d
+			WHERE d.channel = 'push' AND d.status = 'PENDING'
+				AND d.seq = ANY (seqs)
+				AND (d.seq, d.recipient) IN (
+					SELECT t.seq, t.recipient FROM unnest(seqs, recipients) AS t (seq, recipient))
+			ORDER BY d.seq, d.recipient
+			FOR UPDATE
+	)
+	UPDATE iot.delivery d
+		SET status = 'DELIVERED', delivered_at = clock_timestamp(), last_error = NULL
+		FROM pending p
+		WHERE d.seq = p.seq AND d.channel = p.channel AND d.recipient = p.recipient
+			AND d.status = 'PENDING';
+	GET DIAGNOSTICS recorded = ROW_COUNT;
+	RETURN recorded;
+END
+$function$;

@@ -1,0 +1,849 @@
+/*
+ * client.c
+ *		Connections and their queues: from accept to close.
+ *
+ * The library moves bytes (and does TLS); request heads and frames are ours, since its own
+ * WebSocket role has no room for a token in Sec-WebSocket-Protocol and takes what RFC 6455
+ * forbids.  A client lives in the library's per-connection memory and ends in its RAW_CLOSE
+ * callback, never inside one of our functions: client_close() and client_kill() only make it so.
+ *
+ * What a client may cost is bounded: the queue by bytes and by the age of its oldest part, the
+ * kernel's buffer by SOCKET_BUFFER, everything else by MAX_MESSAGE and MAX_INBOX.
+ */
+#define _GNU_SOURCE
+#include "pushd/pushd.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "pushd/feed.h"
+
+#define USER_CHAINS		4096	/* a power of two */
+
+static Client *clients;
+static int	n_clients;
+static uint64_t last_number;
+static User *user_chains[USER_CHAINS];
+static User *users;
+static lws_sorted_usec_list_t scan_timer;
+
+Client *
+client_first(void)
+{
+	return clients;
+}
+
+int
+client_total(void)
+{
+	return n_clients;
+}
+
+int
+client_count(ClientState state)
+{
+	int			n = 0;
+
+	for (const Client *client = clients; client != NULL; client = client->next)
+		n += client->state == state;
+	return n;
+}
+
+static uint32_t
+hash_name(const char *name)
+{
+	uint32_t	hash = 2166136261u;
+
+	for (const char *p = name; *p != '\0'; p++)
+		hash = (hash ^ (unsigned char) *p) * 16777619u;
+	return hash & (USER_CHAINS - 1);
+}
+
+User *
+user_first(void)
+{
+	return users;
+}
+
+void
+user_hold(User *user)
+{
+	user->refs++;
+}
+
+void
+user_release(User *user)
+{
+	User	  **link;
+
+	if (--user->refs > 0)
+		return;
+	link = &user_chains[hash_name(user->name)];
+	while (*link != user)
+		link = &(*link)->next;
+	*link = user->next;
+	if (user->all_prev != NULL)
+		user->all_prev->all_next = user->all_next;
+	else
+		users = user->all_next;
+	if (user->all_next != NULL)
+		user->all_next->all_prev = user->all_prev;
+	free(user);
+}
+
+/* The user of that name, held; NULL without memory. */
+static User *
+user_get(const char *name)
+{
+	User	  **chain = &user_chains[hash_name(name)];
+	User	   *user;
+
+	for (user = *chain; user != NULL; user = user->next)
+	{
+		if (strcmp(user->name, name) == 0)
+		{
+			user->refs++;
+			return user;
+		}
+	}
+	user = calloc(1, sizeof(User) + strlen(name) + 1);
+	if (user == NULL)
+		return NULL;
+	strcpy(user->name, name);
+	user->refs = 1;
+	user->next = *chain;
+	*chain = user;
+	user->all_next = users;
+	if (users != NULL)
+		users->all_prev = user;
+	users = user;
+	return user;
+}
+
+static void
+leave_user(Client *client)
+{
+	Client	  **link;
+
+	if (client->user == NULL)
+		return;
+	for (link = &client->user->clients; *link != NULL; link = &(*link)->user_next)
+	{
+		if (*link == client)
+		{
+			*link = client->user_next;
+			break;
+		}
+	}
+}
+
+static Message *
+make_message(FrameOpcode opcode, const void *text, size_t len)
+{
+	Message    *message = malloc(sizeof(Message) + LWS_PRE + FRAME_HEADER_MAX + len);
+	unsigned char header[FRAME_HEADER_MAX];
+
+	if (message == NULL)
+		return NULL;
+	memset(message, 0, sizeof(Message));
+	message->refs = 1;
+	message->is_pong = opcode == FRAME_PONG;
+	message->len = (uint32_t) len;
+	message->header_len = (uint8_t) frame_header(header, opcode, len);
+	memcpy(message->bytes + LWS_PRE + FRAME_HEADER_MAX - message->header_len, header,
+		   message->header_len);
+	if (len > 0)
+		memcpy(message->bytes + LWS_PRE + FRAME_HEADER_MAX, text, len);
+	return message;
+}
+
+/* A text message with one reference, the caller's; NULL without memory. */
+Message *
+message_new(const char *text, size_t len)
+{
+	return make_message(FRAME_TEXT, text, len);
+}
+
+void
+message_release(Message *message)
+{
+	if (--message->refs == 0)
+		free(message);
+}
+
+static bool
+is_open(const Client *client)
+{
+	return client->state == CLIENT_ANONYMOUS || client->state == CLIENT_AUTHORIZING ||
+		client->state == CLIENT_READY;
+}
+
+/*
+ * Puts a message at the end of the queue and takes a reference of its own.  With record, the
+ * delivery to the client's user is written down once the socket has taken it.
+ */
+void
+client_enqueue(Client *client, Message *message, bool record)
+{
+	QueueItem  *item;
+
+	if (!is_open(client))
+		return;
+	if (client->queue_bytes > 0 && client->queue_bytes + message->len > MAX_QUEUE)
+	{
+		client_close(client, CLOSE_TOO_SLOW, "too slow");
+		return;
+	}
+	item = malloc(sizeof(QueueItem));
+	if (item == NULL)
+	{
+		client_close(client, CLOSE_INTERNAL, "out of memory");
+		return;
+	}
+	message->refs++;
+	item->next = NULL;
+	item->message = message;
+	item->queued_at = now_ms();
+	item->record = record;
+	if (record)
+		client->user->in_flight++;
+	if (client->queue_last != NULL)
+		client->queue_last->next = item;
+	else
+		client->queue = item;
+	client->queue_last = item;
+	client->queue_bytes += message->len;
+	if (message->seq > client->last_seq)
+		client->last_seq = message->seq;
+	lws_callback_on_writable(client->wsi);
+}
+
+/* Queues an answer of the protocol. */
+void
+client_reply(Client *client, const char *text)
+{
+	Message    *message = message_new(text, strlen(text));
+
+	if (message == NULL)
+	{
+		client_close(client, CLOSE_INTERNAL, "out of memory");
+		return;
+	}
+	client_enqueue(client, message, false);
+	message_release(message);
+}
+
+static void
+free_items(Client *client, QueueItem *item, bool taken)
+{
+	while (item != NULL)
+	{
+		QueueItem  *next = item->next;
+
+		client->queue_bytes -= item->message->len;
+		if (item->record && taken)
+			feed_taken(client->user, item->message);
+		else if (item->record)
+			client->user->in_flight--;
+		if (taken && item->message->is_event)
+			metrics.events_sent++;
+		message_release(item->message);
+		free(item);
+		item = next;
+	}
+}
+
+/* Closes the connection without another word, soon. */
+void
+client_kill(Client *client)
+{
+	lws_set_timeout(client->wsi, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
+}
+
+/* What was to be written is written: ends our direction and waits a little for theirs. */
+void
+client_finish(Client *client)
+{
+	client->state = CLIENT_LINGER;
+	client->deadline = now_ms() + LINGER_MS;
+	(void) shutdown(lws_get_socket_fd(client->wsi), SHUT_WR);
+}
+
+static void
+count_close(Client *client, uint16_t code, const char *reason)
+{
+	char		name[128] = "";
+
+	if (code == CLOSE_TOO_SLOW)
+		metrics.closed_slow++;
+	else if (code == CLOSE_EXPIRED)
+		metrics.closed_expired++;
+	else if (code == CLOSE_UNAUTHORIZED)
+		metrics.auth_failures++;
+	else if (code >= 1002 && code <= 1009)
+		metrics.closed_error++;
+	if (client->user != NULL)
+		log_name(name, sizeof(name), client->user->name);
+	if (!stopping)
+		log_limited("client %llu%s%s closed: %u%s%s", (unsigned long long) client->number,
+					name[0] != '\0' ? " of user " : "", name, code,
+					reason != NULL ? ", " : "", reason != NULL ? reason : "");
+}
+
+/*
+ * Closes a WebSocket with a code and a constant text: nothing that was queued is sent any more.
+ * The client stays in memory until the library lets it go.
+ */
+void
+client_close(Client *client, uint16_t code, const char *reason)
+{
+	if (!client->is_websocket)
+	{
+		client_kill(client);
+		return;
+	}
+	if (!is_open(client))
+		return;
+	count_close(client, code, reason);
+	feed_forget(client);
+	leave_user(client);
+	free_items(client, client->queue, false);
+	client->queue = NULL;
+	client->queue_last = NULL;
+	client->state = CLIENT_CLOSING;
+	client->close_code = code;
+	client->close_reason = reason;
+	client->deadline = now_ms() + LINGER_MS;
+	if (lws_partial_buffered(client->wsi))
+	{
+		int			size = MAX_QUEUE;
+
+		/* half a frame is in the library: not even its rest may follow a token's end */
+		if (code == CLOSE_EXPIRED)
+		{
+			client_kill(client);
+			return;
+		}
+		/* a buffer that never empties has to grow for the close to find room */
+		(void) setsockopt(lws_get_socket_fd(client->wsi), SOL_SOCKET, SO_SNDBUF, &size,
+						  sizeof(size));
+	}
+	lws_callback_on_writable(client->wsi);
+}
+
+static void
+queue_control(Client *client, FrameOpcode opcode, const void *data, size_t len)
+{
+	Message    *message = make_message(opcode, data, len);
+
+	if (message == NULL)
+		return;
+	client_enqueue(client, message, false);
+	message_release(message);
+}
+
+/* Takes a message while the database is asked about the user. */
+static void
+keep_message(Client *client, const char *text, size_t len)
+{
+	char	   *larger;
+
+	if (client->inbox_len + len + 1 > MAX_INBOX)
+	{
+		client_close(client, CLOSE_TOO_LARGE, "too much before ready");
+		return;
+	}
+	larger = realloc(client->inbox, client->inbox_len + len + 1);
+	if (larger == NULL)
+	{
+		client_close(client, CLOSE_INTERNAL, "out of memory");
+		return;
+	}
+	memcpy(larger + client->inbox_len, text, len);
+	client->inbox = larger;
+	client->inbox_len += (uint32_t) len + 1;
+	larger[client->inbox_len - 1] = '\0';
+}
+
+static void
+free_inbox(Client *client)
+{
+	free(client->inbox);
+	client->inbox = NULL;
+	client->inbox_len = 0;
+}
+
+static void
+take_message(Client *client, const char *text, size_t len)
+{
+	metrics.messages_received++;
+	if (memchr(text, '\0', len) != NULL)
+		protocol_error(client, NULL, "invalid", "message is not JSON");
+	else if (client->state == CLIENT_AUTHORIZING)
+		keep_message(client, text, len);
+	else
+		protocol_message(client, text, len);
+}
+
+static void
+take_control(Client *client)
+{
+	FrameReader *reader = &client->reader;
+
+	if (reader->control_opcode == FRAME_CLOSE)
+	{
+		client->peer_closed = true;
+		client_close(client, CLOSE_NORMAL, NULL);
+	}
+	else if (reader->control_opcode == FRAME_PING && !client->pong_queued)
+	{
+		/* one answer at a time: who pings faster than he reads gets fewer */
+		client->pong_queued = true;
+		queue_control(client, FRAME_PONG, reader->control, reader->control_len);
+	}
+}
+
+static void
+read_frames(Client *client, const unsigned char *data, size_t len)
+{
+	const unsigned char *end = data + len;
+
+	while (is_open(client))
+	{
+		switch (frame_read(&client->reader, &data, end, MAX_MESSAGE))
+		{
+			case FRAME_NEED_MORE:
+				return;
+			case FRAME_GOT_MESSAGE:
+				take_message(client, client->reader.message != NULL ? client->reader.message : "",
+							 client->reader.message_len);
+				frame_reader_free_message(&client->reader);
+				break;
+			case FRAME_GOT_CONTROL:
+				take_control(client);
+				break;
+			case FRAME_GOT_ERROR:
+				client_close(client, client->reader.error_code,
+							 client->reader.error_code == CLOSE_TOO_LARGE ? "message too large" :
+							 client->reader.error_code == 1007 ? "invalid UTF-8" :
+							 "protocol error");
+				return;
+		}
+	}
+}
+
+/* Collects a request's head; what comes after it belongs to the WebSocket, if it becomes one. */
+static void
+read_head(Client *client, const unsigned char *data, size_t len)
+{
+	size_t		take = len;
+	size_t		old_len = client->inbox_len;
+	size_t		head_len;
+	char	   *larger;
+	char	   *end;
+
+	if (take > MAX_HEAD - old_len)
+		take = MAX_HEAD - old_len;
+	larger = realloc(client->inbox, old_len + take + 1);
+	if (larger == NULL)
+	{
+		client_kill(client);
+		return;
+	}
+	memcpy(larger + old_len, data, take);
+	client->inbox = larger;
+	client->inbox_len = (uint32_t) (old_len + take);
+	larger[client->inbox_len] = '\0';
+	end = memmem(larger, client->inbox_len, "\r\n\r\n", 4);
+	if (end == NULL && client->inbox_len < MAX_HEAD)
+		return;
+	/* the last line keeps its end; no length stands for a head that is too large */
+	head_len = end != NULL ? (size_t) (end - larger) + 2 : 0;
+	if (http_read_head(client, head_len))
+		read_frames(client, data + (head_len + 2 - old_len), len - (head_len + 2 - old_len));
+}
+
+static void
+read_bytes(Client *client, const unsigned char *data, size_t len)
+{
+	client->heard_at = now_ms();
+	client->pinged_at = 0;
+	if (client->state == CLIENT_HEAD)
+		read_head(client, data, len);
+	else if (is_open(client))
+		read_frames(client, data, len);
+}
+
+/* The request became a WebSocket; a token may have come with it.  Takes the head's memory. */
+void
+client_upgraded(Client *client, const char *token, size_t token_len)
+{
+	client->deadline = now_ms() + AUTH_DEADLINE_MS;
+	if (token != NULL)
+		client_check_token(client, token, token_len);
+	free_inbox(client);
+}
+
+/* Judges a token: closes with 4401, or has the database asked about its user. */
+void
+client_check_token(Client *client, const char *token, size_t len)
+{
+	AuthUser   *user = calloc(1, sizeof(AuthUser));
+	const char *why;
+
+	if (user == NULL)
+	{
+		client_close(client, CLOSE_INTERNAL, "out of memory");
+		return;
+	}
+	why = auth_check(keys, options.audience, token, len, now_unix(), user);
+	if (why != NULL)
+	{
+		log_limited("client %llu: token refused: %s", (unsigned long long) client->number, why);
+		free(user);
+		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
+		return;
+	}
+	client->expires_at = user->expires_at;
+	client->claimed = user;
+	client->state = CLIENT_AUTHORIZING;
+	if (!feed_ready())
+		client_close(client, CLOSE_TRY_LATER, "the database is away");
+	else
+		feed_authorize(client);
+}
+
+/* The database's word about the user. */
+void
+client_authorized(Client *client, bool allowed)
+{
+	char		name[128];
+	char	   *inbox = client->inbox;
+	uint32_t	inbox_len = client->inbox_len;
+	User	   *user;
+
+	log_name(name, sizeof(name), client->claimed->name);
+	if (!allowed)
+	{
+		log_limited("client %llu: user %s does not exist or is disabled",
+					(unsigned long long) client->number, name);
+		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
+		return;
+	}
+	user = user_get(client->claimed->name);
+	free(client->claimed);
+	client->claimed = NULL;
+	if (user == NULL)
+	{
+		client_close(client, CLOSE_INTERNAL, "out of memory");
+		return;
+	}
+	client->user = user;
+	client->user_next = user->clients;
+	user->clients = client;
+	client->state = CLIENT_READY;
+	log_limited("client %llu is user %s", (unsigned long long) client->number, name);
+	protocol_ready(client);
+
+	/* what the client said while it waited */
+	client->inbox = NULL;
+	client->inbox_len = 0;
+	for (uint32_t at = 0; at < inbox_len && is_open(client);)
+	{
+		size_t		len = strlen(inbox + at);
+
+		protocol_message(client, inbox + at, len);
+		at += (uint32_t) len + 1;
+	}
+	free(inbox);
+}
+
+static int
+write_bytes(Client *client, unsigned char *bytes, size_t len)
+{
+	if (lws_write(client->wsi, bytes, len, LWS_WRITE_RAW) < 0)
+		return -1;
+	metrics.frames_sent++;
+	metrics.bytes_sent += len;
+	return 0;
+}
+
+/*
+ * Writes the first message of the queue, or as many events from its head as go into one frame, as
+ * a JSON array: a frame costs more than what is in it.
+ */
+static int
+write_queue(Client *client)
+{
+	static unsigned char buffer[LWS_PRE + FRAME_HEADER_MAX + MAX_FRAME + 2];
+	unsigned char *text = buffer + LWS_PRE + FRAME_HEADER_MAX;
+	QueueItem  *first = client->queue;
+	QueueItem  *last = first;
+	Message    *message = first->message;
+	size_t		len = 1 + (size_t) message->len;
+	int			result;
+
+	if (message->is_event)
+	{
+		while (last->next != NULL && last->next->message->is_event &&
+			   len + 1 + last->next->message->len <= MAX_FRAME)
+		{
+			last = last->next;
+			len += 1 + (size_t) last->message->len;
+		}
+	}
+	client->queue = last->next;
+	if (client->queue == NULL)
+		client->queue_last = NULL;
+	last->next = NULL;
+	client->unconfirmed = first;
+
+	if (first == last)
+		result = write_bytes(client,
+							 message->bytes + LWS_PRE + FRAME_HEADER_MAX - message->header_len,
+							 (size_t) message->header_len + message->len);
+	else
+	{
+		unsigned char header[FRAME_HEADER_MAX];
+		size_t		header_len;
+		size_t		at = 0;
+
+		for (QueueItem *item = first; item != NULL; item = item->next)
+		{
+			text[at++] = item == first ? '[' : ',';
+			memcpy(text + at, item->message->bytes + LWS_PRE + FRAME_HEADER_MAX,
+				   item->message->len);
+			at += item->message->len;
+		}
+		text[at++] = ']';
+		header_len = frame_header(header, FRAME_TEXT, at);
+		memcpy(text - header_len, header, header_len);
+		result = write_bytes(client, text - header_len, header_len + at);
+	}
+	if (message->is_pong)
+		client->pong_queued = false;
+	return result;
+}
+
+static int
+write_close(Client *client)
+{
+	unsigned char buffer[LWS_PRE + FRAME_HEADER_MAX + FRAME_CONTROL_MAX];
+	size_t		reason_len = client->close_reason != NULL ? strlen(client->close_reason) : 0;
+	unsigned char *frame = buffer + LWS_PRE;
+	size_t		header_len = frame_header(frame, FRAME_CLOSE, 2 + reason_len);
+
+	frame[header_len] = (unsigned char) (client->close_code >> 8);
+	frame[header_len + 1] = (unsigned char) client->close_code;
+	if (reason_len > 0)
+		memcpy(frame + header_len + 2, client->close_reason, reason_len);
+	client->close_written = true;
+	return write_bytes(client, frame, header_len + 2 + reason_len);
+}
+
+/*
+ * While the library still holds a part of what was written, the socket is not read: the library
+ * would look at it in vain, over and over.
+ */
+static void
+pause_reading(Client *client, bool pause)
+{
+	if (client->rx_paused == pause)
+		return;
+	client->rx_paused = pause;
+	lws_rx_flow_control(client->wsi, pause ? 0 : 1);
+}
+
+/* The socket takes more.  Nonzero closes the connection at once. */
+static int
+write_some(Client *client)
+{
+	int			result = 0;
+
+	if (lws_partial_buffered(client->wsi))
+	{
+		lws_callback_on_writable(client->wsi);
+		return 0;
+	}
+	pause_reading(client, false);
+	free_items(client, client->unconfirmed, true);
+	client->unconfirmed = NULL;
+	if (client->reply != NULL)
+	{
+		/* a plain answer, or the one that makes it a WebSocket: before all else */
+		result = http_write(client);
+		if (result == 0 && lws_partial_buffered(client->wsi))
+			pause_reading(client, true);
+		return result;
+	}
+	switch (client->state)
+	{
+		case CLIENT_HEAD:
+		case CLIENT_REPLY:
+		case CLIENT_LINGER:
+			return 0;
+		case CLIENT_CLOSING:
+			if (!client->close_written)
+				result = write_close(client);
+			if (result == 0 && !lws_partial_buffered(client->wsi))
+			{
+				client_finish(client);
+				/* nothing to wait for where the other side has said good-bye before */
+				result = client->peer_closed ? -1 : 0;
+			}
+			break;
+		case CLIENT_ANONYMOUS:
+		case CLIENT_AUTHORIZING:
+		case CLIENT_READY:
+			if (client->state == CLIENT_READY && client->expires_at <= now_unix())
+			{
+				client_close(client, CLOSE_EXPIRED, "token expired");
+				return 0;
+			}
+			if (client->queue != NULL)
+				result = write_queue(client);
+			if (result == 0 && !lws_partial_buffered(client->wsi))
+			{
+				free_items(client, client->unconfirmed, true);
+				client->unconfirmed = NULL;
+			}
+			if (client->queue != NULL)
+				lws_callback_on_writable(client->wsi);
+			if (client->feed == FEED_CATCH_UP && client->queue_bytes <= LOW_WATER)
+				feed_drained(client);
+			break;
+	}
+	if (result == 0 && lws_partial_buffered(client->wsi))
+		pause_reading(client, true);
+	feed_pump();
+	return result;
+}
+
+static void
+client_begin(Client *client, struct lws *wsi)
+{
+	client->wsi = wsi;
+	client->number = ++last_number;
+	client->state = CLIENT_HEAD;
+	client->heard_at = now_ms();
+	client->deadline = client->heard_at + AUTH_DEADLINE_MS;
+	client->next = clients;
+	if (clients != NULL)
+		clients->prev = client;
+	clients = client;
+	n_clients++;
+}
+
+static void
+client_end(Client *client)
+{
+	if (client->number == 0)
+		return;					/* never began */
+	if (client->is_websocket && is_open(client))
+		log_limited("client %llu went away", (unsigned long long) client->number);
+	feed_forget(client);
+	leave_user(client);
+	free_items(client, client->queue, false);
+	free_items(client, client->unconfirmed, false);
+	while (client->subscriptions != NULL)
+	{
+		Subscription *next = client->subscriptions->next;
+
+		subscription_free(client->subscriptions);
+		client->subscriptions = next;
+	}
+	if (client->user != NULL)
+		user_release(client->user);
+	http_free(client);
+	frame_reader_free_message(&client->reader);
+	free(client->claimed);
+	free(client->seen);
+	free_inbox(client);
+	if (client->prev != NULL)
+		client->prev->next = client->next;
+	else
+		clients = client->next;
+	if (client->next != NULL)
+		client->next->prev = client->prev;
+	n_clients--;
+	client->number = 0;
+}
+
+int
+client_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+				size_t len)
+{
+	Client	   *client = user;
+
+	switch (reason)
+	{
+		case LWS_CALLBACK_RAW_ADOPT:
+			client_begin(client, wsi);
+			break;
+		case LWS_CALLBACK_RAW_RX:
+			read_bytes(client, in, len);
+			break;
+		case LWS_CALLBACK_RAW_WRITEABLE:
+			return write_some(client);
+		case LWS_CALLBACK_RAW_CLOSE:
+			client_end(client);
+			break;
+		default:
+			break;
+	}
+	return 0;
+}
+
+/* Judges an open WebSocket by the clocks. */
+static void
+scan_open(Client *client, int64_t now, int64_t now_wall)
+{
+	const QueueItem *oldest = client->unconfirmed != NULL ? client->unconfirmed : client->queue;
+
+	if (client->state == CLIENT_READY && client->expires_at <= now_wall)
+		client_close(client, CLOSE_EXPIRED, "token expired");
+	else if (oldest != NULL && now - oldest->queued_at > SLOW_MS)
+		client_close(client, CLOSE_TOO_SLOW, "too slow");
+	else if (client->state == CLIENT_ANONYMOUS && now > client->deadline)
+		client_close(client, CLOSE_UNAUTHORIZED, "no token in time");
+	else if (client->state == CLIENT_AUTHORIZING && now > client->deadline)
+		client_close(client, CLOSE_TRY_LATER, "the database is slow");
+	else if (now - client->heard_at > SILENCE_MS)
+		client_kill(client);
+	else if (now - client->heard_at > PING_AFTER_MS && client->pinged_at == 0)
+	{
+		client->pinged_at = now;
+		queue_control(client, FRAME_PING, NULL, 0);
+	}
+}
+
+static void
+scan(lws_sorted_usec_list_t *timer)
+{
+	int64_t		now = now_ms();
+	int64_t		now_wall = now_unix();
+
+	for (Client *client = clients; client != NULL; client = client->next)
+	{
+		if (is_open(client))
+			scan_open(client, now, now_wall);
+		else if (now > client->deadline)
+			client_kill(client);
+	}
+	lws_sul_schedule(context, 0, timer, scan, SCAN_MS * LWS_US_PER_MS);
+}
+
+void
+clients_start_scan(void)
+{
+	lws_sul_schedule(context, 0, &scan_timer, scan, SCAN_MS * LWS_US_PER_MS);
+}
+
+void
+clients_close_all(uint16_t code, const char *reason)
+{
+	for (Client *client = clients; client != NULL; client = client->next)
+		client_close(client, code, reason);
+}

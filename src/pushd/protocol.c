@@ -1,0 +1,385 @@
+/*
+ * protocol.c
+ *		What clients say, and what they are told (doc/push.md).
+ *
+ * Every message is a JSON object with "op".  A mistake costs the client an error message, not the
+ * connection; only what comes before it has said who it is must be right.
+ */
+#define _GNU_SOURCE
+#include "pushd/pushd.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cjson/cJSON.h>
+
+#include "core/glob.h"
+#include "core/utf8.h"
+#include "pushd/feed.h"
+
+#define MAX_ID			INT64_C(9007199254740991)	/* what a double holds exactly */
+#define MAX_WORDS		1024	/* of one subscription */
+#define MAX_WORD		256		/* bytes */
+
+/* Sends a JSON object and frees it. */
+static void
+send_object(Client *client, cJSON *object)
+{
+	char	   *text = object != NULL ? cJSON_PrintUnformatted(object) : NULL;
+
+	cJSON_Delete(object);
+	if (text == NULL)
+	{
+		client_close(client, CLOSE_INTERNAL, "out of memory");
+		return;
+	}
+	client_reply(client, text);
+	free(text);
+}
+
+static cJSON *
+new_object(const char *op, const int64_t *id)
+{
+	cJSON	   *object = cJSON_CreateObject();
+
+	cJSON_AddStringToObject(object, "op", op);
+	if (id != NULL)
+		cJSON_AddNumberToObject(object, "id", (double) *id);
+	return object;
+}
+
+void
+protocol_error(Client *client, const int64_t *id, const char *code, const char *message)
+{
+	cJSON	   *object = new_object("error", id);
+
+	cJSON_AddStringToObject(object, "code", code);
+	cJSON_AddStringToObject(object, "message", message);
+	send_object(client, object);
+}
+
+void
+protocol_ready(Client *client)
+{
+	cJSON	   *object = new_object("ready", NULL);
+
+	cJSON_AddStringToObject(object, "user", client->user->name);
+	cJSON_AddStringToObject(object, "epoch", feed_epoch());
+	cJSON_AddNumberToObject(object, "seq", (double) feed_cursor());
+	send_object(client, object);
+}
+
+/* The position of a subscription, or of all, means nothing: the client goes on from this one. */
+void
+protocol_reset(Client *client, const Subscription *subscription, const char *reason)
+{
+	cJSON	   *object = new_object("reset", subscription != NULL ? &subscription->id : NULL);
+
+	metrics.resets++;
+	cJSON_AddStringToObject(object, "reason", reason);
+	cJSON_AddStringToObject(object, "epoch", feed_epoch());
+	cJSON_AddNumberToObject(object, "seq", (double) feed_cursor());
+	send_object(client, object);
+}
+
+/* A whole number from min up to MAX_ID; false where the item is none. */
+static bool
+get_integer(const cJSON *item, int64_t min, int64_t *value)
+{
+	if (!cJSON_IsNumber(item) || !isfinite(item->valuedouble) ||
+		item->valuedouble != floor(item->valuedouble) ||
+		item->valuedouble < (double) min || item->valuedouble > (double) MAX_ID)
+		return false;
+	*value = (int64_t) item->valuedouble;
+	return true;
+}
+
+void
+subscription_free(Subscription *subscription)
+{
+	free(subscription->words);
+	free(subscription);
+}
+
+/* Whether the subscription wants the event; devices and groups add up, none of both means all. */
+bool
+subscription_matches(const Subscription *subscription, const char *event, const char *device,
+					 const char *device_group)
+{
+	char	  **word = subscription->words;
+	size_t		event_len = strlen(event);
+	bool		matches = subscription->n_events == 0;
+
+	for (int i = 0; i < subscription->n_events && !matches; i++)
+		matches = iot_glob_match(word[i], strlen(word[i]), event, event_len);
+	if (!matches || (subscription->n_devices == 0 && subscription->n_groups == 0))
+		return matches;
+	word += subscription->n_events;
+	for (int i = 0; i < subscription->n_devices; i++)
+	{
+		if (strcmp(word[i], device) == 0)
+			return true;
+	}
+	word += subscription->n_devices;
+	for (int i = 0; i < subscription->n_groups; i++)
+	{
+		if (strcmp(word[i], device_group) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Checks one list of words and adds up what it needs; NULL, or what is wrong. */
+static const char *
+measure_words(const cJSON *list, bool patterns, int *n, size_t *bytes)
+{
+	const cJSON *item;
+
+	*n = 0;
+	if (list == NULL)
+		return NULL;
+	if (!cJSON_IsArray(list))
+		return "events, devices and groups must be arrays of strings";
+	cJSON_ArrayForEach(item, list)
+	{
+		size_t		len = cJSON_IsString(item) ? strlen(item->valuestring) : 0;
+
+		if (len == 0 || len > MAX_WORD)
+			return "events, devices and groups must be arrays of strings";
+		if (patterns && !iot_glob_valid(item->valuestring, len))
+			return "an event pattern is not valid";
+		*bytes += sizeof(char *) + len + 1;
+		if (++*n > MAX_WORDS)
+			return "too many events, devices or groups";
+	}
+	return NULL;
+}
+
+static char **
+copy_words(const cJSON *list, char **word, char **text)
+{
+	const cJSON *item;
+
+	cJSON_ArrayForEach(item, list)
+	{
+		size_t		size = strlen(item->valuestring) + 1;
+
+		memcpy(*text, item->valuestring, size);
+		*word++ = *text;
+		*text += size;
+	}
+	return word;
+}
+
+/* Takes the lists over; NULL, or what is wrong. */
+static const char *
+read_words(Subscription *subscription, const cJSON *request)
+{
+	const cJSON *events = cJSON_GetObjectItemCaseSensitive(request, "events");
+	const cJSON *devices = cJSON_GetObjectItemCaseSensitive(request, "devices");
+	const cJSON *groups = cJSON_GetObjectItemCaseSensitive(request, "groups");
+	size_t		bytes = 0;
+	const char *why;
+	char	  **word;
+	char	   *text;
+
+	if ((why = measure_words(events, true, &subscription->n_events, &bytes)) != NULL ||
+		(why = measure_words(devices, false, &subscription->n_devices, &bytes)) != NULL ||
+		(why = measure_words(groups, false, &subscription->n_groups, &bytes)) != NULL)
+		return why;
+	if (bytes == 0)
+		return NULL;
+	subscription->words = malloc(bytes);
+	if (subscription->words == NULL)
+		return "out of memory";
+	text = (char *) (subscription->words + subscription->n_events + subscription->n_devices +
+					 subscription->n_groups);
+	word = copy_words(events, subscription->words, &text);
+	word = copy_words(devices, word, &text);
+	(void) copy_words(groups, word, &text);
+	return NULL;
+}
+
+static Subscription *
+find_subscription(Client *client, int64_t id)
+{
+	Subscription *subscription = client->subscriptions;
+
+	while (subscription != NULL && subscription->id != id)
+		subscription = subscription->next;
+	return subscription;
+}
+
+/* Takes over the position, if the request has one; NULL, or what is wrong. */
+static const char *
+read_position(Subscription *subscription, const cJSON *request)
+{
+	const cJSON *after_seq = cJSON_GetObjectItemCaseSensitive(request, "after_seq");
+	const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(request, "epoch");
+
+	if (epoch != NULL && !cJSON_IsNull(epoch))
+	{
+		if (!cJSON_IsString(epoch))
+			return "epoch must be a string";
+		/* one that is too long is cut, and is as wrong as it was */
+		snprintf(subscription->epoch, sizeof(subscription->epoch), "%s", epoch->valuestring);
+	}
+	if (after_seq == NULL || cJSON_IsNull(after_seq))
+		return NULL;
+	if (!get_integer(after_seq, 0, &subscription->after_seq))
+		return "after_seq must be a whole number";
+	subscription->resumes = true;
+	return NULL;
+}
+
+static void
+take_subscribe(Client *client, const cJSON *request, int64_t id)
+{
+	Subscription *subscription;
+	Subscription **last;
+	const char *why;
+	cJSON	   *object;
+
+	if (find_subscription(client, id) != NULL)
+	{
+		protocol_error(client, &id, "duplicate", "there is a subscription with this id");
+		return;
+	}
+	if (client->n_subscriptions >= options.max_subscriptions)
+	{
+		protocol_error(client, &id, "limit", "too many subscriptions on this connection");
+		return;
+	}
+	subscription = calloc(1, sizeof(Subscription));
+	if (subscription == NULL)
+	{
+		client_close(client, CLOSE_INTERNAL, "out of memory");
+		return;
+	}
+	subscription->id = id;
+	why = read_words(subscription, request);
+	if (why == NULL)
+		why = read_position(subscription, request);
+	if (why == NULL && subscription->resumes && client->seen_overflow)
+		why = "resume with after_seq first, on a connection that has not received too much else";
+	if (why != NULL)
+	{
+		protocol_error(client, &id, "invalid", why);
+		subscription_free(subscription);
+		return;
+	}
+	for (last = &client->subscriptions; *last != NULL; last = &(*last)->next)
+		;
+	*last = subscription;
+	client->n_subscriptions++;
+	object = new_object("subscribed", &id);
+	send_object(client, object);
+	if (client->state == CLIENT_READY)
+		feed_subscribed(client, subscription);
+}
+
+static void
+take_unsubscribe(Client *client, int64_t id)
+{
+	Subscription **link = &client->subscriptions;
+	Subscription *subscription;
+
+	while (*link != NULL && (*link)->id != id)
+		link = &(*link)->next;
+	subscription = *link;
+	if (subscription == NULL)
+	{
+		protocol_error(client, &id, "unknown", "there is no subscription with this id");
+		return;
+	}
+	*link = subscription->next;
+	client->n_subscriptions--;
+	subscription_free(subscription);
+	if (client->subscriptions == NULL)
+		feed_forget(client);
+	send_object(client, new_object("unsubscribed", &id));
+}
+
+static void
+take_ack(Client *client, const cJSON *request)
+{
+	int64_t		seq;
+
+	if (!get_integer(cJSON_GetObjectItemCaseSensitive(request, "seq"), 0, &seq) ||
+		seq > client->last_seq)
+		protocol_error(client, NULL, "invalid", "seq must be one that this connection received");
+	else if (seq > client->acked)
+		client->acked = seq;
+}
+
+static void
+take_auth(Client *client, const cJSON *request)
+{
+	const char *token = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "token"));
+
+	if (token == NULL)
+		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
+	else
+		client_check_token(client, token, strlen(token));
+}
+
+static void
+take_request(Client *client, const cJSON *request)
+{
+	const char *op = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "op"));
+	const cJSON *id_item = cJSON_GetObjectItemCaseSensitive(request, "id");
+	int64_t		id = 0;
+	bool		has_id = id_item != NULL && get_integer(id_item, -MAX_ID, &id);
+
+	if (op == NULL)
+		protocol_error(client, NULL, "invalid", "message has no op");
+	else if (id_item != NULL && !has_id)
+		protocol_error(client, NULL, "invalid", "id must be a whole number");
+	else if (strcmp(op, "ack") == 0)
+		take_ack(client, request);
+	else if (strcmp(op, "auth") == 0)
+		protocol_error(client, NULL, "invalid", "this connection has its user already");
+	else if (strcmp(op, "live") == 0)
+		protocol_error(client, has_id ? &id : NULL, "unsupported",
+					   "live measurements are not served by this version");
+	else if (strcmp(op, "subscribe") != 0 && strcmp(op, "unsubscribe") != 0)
+		protocol_error(client, has_id ? &id : NULL, "unsupported", "unknown op");
+	else if (!has_id)
+		protocol_error(client, NULL, "invalid", "id is missing");
+	else if (strcmp(op, "subscribe") == 0)
+		take_subscribe(client, request, id);
+	else
+		take_unsubscribe(client, id);
+}
+
+/* Takes one message of an open WebSocket; len bytes of UTF-8, followed by anything. */
+void
+protocol_message(Client *client, const char *text, size_t len)
+{
+	const char *end = NULL;
+	/* names with a zero in them would be read as shorter ones */
+	cJSON	   *request = memmem(text, len, "\\u0000", 6) != NULL ? NULL :
+		cJSON_ParseWithLengthOpts(text, len, &end, 0);
+
+	if (request != NULL && strspn(end, " \t\r\n") < len - (size_t) (end - text))
+	{
+		cJSON_Delete(request);
+		request = NULL;
+	}
+	if (client->state == CLIENT_ANONYMOUS)
+	{
+		const char *op = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "op"));
+
+		if (op != NULL && strcmp(op, "auth") == 0)
+			take_auth(client, request);
+		else
+			client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
+	}
+	else if (!cJSON_IsObject(request))
+		protocol_error(client, NULL, "invalid", "message is not a JSON object");
+	else
+		take_request(client, request);
+	cJSON_Delete(request);
+}

@@ -1,0 +1,202 @@
+/*
+ * topic.c
+ *		Topics and device names, hostile ones among them.
+ */
+#include "test.h"
+
+#include "core/topic.h"
+
+static bool
+name_valid(const char *name)
+{
+	return iot_device_name_valid(name, strlen(name));
+}
+
+static bool
+topic_valid(const char *topic)
+{
+	return iot_topic_valid(topic, strlen(topic), NULL);
+}
+
+static IotTopicTemplate
+parsed(const char *text)
+{
+	IotTopicTemplate result;
+
+	assert_true(iot_topic_template_parse(text, strlen(text), &result, NULL));
+	return result;
+}
+
+static void
+assert_template_error(const char *text, const char *expected)
+{
+	IotTopicTemplate result;
+	const char *error = NULL;
+
+	assert_false(iot_topic_template_parse(text, strlen(text), &result, &error));
+	assert_string_equal(error, expected);
+}
+
+/* The device that the topic names, or NULL; in a static buffer. */
+static const char *
+device_of(const char *template, const char *topic)
+{
+	static char name[2048];
+	IotTopicTemplate result = parsed(template);
+	char	   *copy = exact_copy(topic, strlen(topic));
+	const char *device;
+	size_t		len;
+	bool		matches = iot_topic_template_match(&result, copy, strlen(topic), &device, &len);
+
+	if (matches)
+	{
+		memcpy(name, device, len);
+		name[len] = '\0';
+	}
+	free(copy);
+	return matches ? name : NULL;
+}
+
+static void
+device_names(void **state)
+{
+	char		longest[66];
+
+	memset(longest, 'a', sizeof(longest));
+	assert_true(name_valid("boiler-1"));
+	assert_true(name_valid("A.b_c:d-9"));
+	assert_true(iot_device_name_valid(longest, 64));
+	assert_false(iot_device_name_valid(longest, 65));
+	assert_false(name_valid(""));
+	assert_false(name_valid("a/b"));
+	assert_false(name_valid("a b"));
+	assert_false(name_valid("a'; DROP TABLE iot.device; --"));
+	assert_false(name_valid("+"));
+	assert_false(name_valid("#"));
+	assert_false(name_valid("b\xc3\xb6iler"));
+	assert_false(iot_device_name_valid(BYTES("a\0b")));
+}
+
+static void
+device_names_are_no_uuids(void **state)
+{
+	assert_false(name_valid("0192f1c4-7e3b-7abc-8def-0123456789ab"));
+	assert_false(name_valid("0192F1C47E3B7ABC8DEF0123456789AB"));
+	assert_true(name_valid("0192f1c4-7e3b-7abc-8def-0123456789ag"));
+	assert_true(name_valid("0192f1c4-7e3b-7abc-8def-0123456789a"));
+	assert_true(name_valid("0192f1c47-e3b-7abc-8def-0123456789ab"));
+}
+
+static void
+topics(void **state)
+{
+	assert_true(topic_valid("iot/boiler-1/telemetry"));
+	assert_true(topic_valid("a"));
+	assert_true(topic_valid("a//b"));
+	assert_true(topic_valid("k\xc3\xbc""che/ofen"));
+	assert_false(topic_valid(""));
+	assert_false(topic_valid("$SYS/broker/uptime"));
+	assert_false(topic_valid("$share/group/iot/x"));
+	assert_false(topic_valid("iot/+/telemetry"));
+	assert_false(topic_valid("iot/#"));
+	assert_false(topic_valid("iot/a\x01"));
+	assert_false(topic_valid("iot/\xff"));
+	assert_false(iot_topic_valid(BYTES("iot/a\0b"), NULL));
+}
+
+static void
+topics_are_bounded(void **state)
+{
+	char	   *topic = malloc(65535);
+
+	assert_non_null(topic);
+	memset(topic, 'x', 65535);
+	assert_true(iot_topic_valid(topic, IOT_TOPIC_MAX, NULL));
+	assert_false(iot_topic_valid(topic, IOT_TOPIC_MAX + 1, NULL));
+	assert_false(iot_topic_valid(topic, 65535, NULL));
+	for (int i = 1; i < 400; i += 2)
+		topic[i] = '/';
+	assert_true(iot_topic_valid(topic, 2 * IOT_TOPIC_MAX_LEVELS - 1, NULL));
+	assert_false(iot_topic_valid(topic, 2 * IOT_TOPIC_MAX_LEVELS + 1, NULL));
+	assert_false(iot_topic_valid(topic, 401, NULL));
+	free(topic);
+}
+
+static void
+templates_refused(void **state)
+{
+	char		longest[IOT_TOPIC_MAX + 1];
+
+	assert_template_error("iot/telemetry", "topic template lacks {device}");
+	assert_template_error("iot/x{device}/t", "{device} does not fill a whole level");
+	assert_template_error("iot/{device}x/t", "{device} does not fill a whole level");
+	assert_template_error("{device}/{device}", "topic template has {device} more than once");
+	assert_template_error("iot/{device}/{room}",
+						  "topic template has a placeholder other than {device}");
+	assert_template_error("iot/{device}/+", "topic contains a wildcard");
+	assert_template_error("$SYS/{device}", "topics that begin with \"$\" belong to the broker");
+	assert_template_error("", "topic is empty");
+
+	memset(longest, 'x', IOT_TOPIC_MAX);
+	memcpy(longest, "{device}/", 9);
+	longest[IOT_TOPIC_MAX] = '\0';
+	assert_template_error(longest, "topics of this template may be longer than 1024 bytes");
+}
+
+static void
+templates_match(void **state)
+{
+	assert_string_equal(device_of("iot/{device}/telemetry", "iot/boiler-1/telemetry"), "boiler-1");
+	assert_string_equal(device_of("{device}", "x"), "x");
+	assert_string_equal(device_of("tele/{device}", "tele/kitchen"), "kitchen");
+	assert_string_equal(device_of("{device}/up", "kitchen/up"), "kitchen");
+	/* what stands there is for iot_device_name_valid() to judge */
+	assert_string_equal(device_of("iot/{device}/t", "iot/a'b/t"), "a'b");
+	assert_null(device_of("iot/{device}/telemetry", "iot/a/b/telemetry"));
+	assert_null(device_of("iot/{device}/telemetry", "iot//telemetry"));
+	assert_null(device_of("iot/{device}/telemetry", "iot/telemetry"));
+	assert_null(device_of("iot/{device}/telemetry", "iot/a/telemetry/"));
+	assert_null(device_of("iot/{device}/telemetry", "Iot/a/telemetry"));
+	assert_null(device_of("iot/{device}/telemetry", "iot/a/attributes"));
+	assert_null(device_of("iot/{device}/telemetry", "i"));
+	assert_null(device_of("iot/{device}/telemetry", ""));
+}
+
+static void
+templates_render(void **state)
+{
+	IotTopicTemplate template = parsed("iot/{device}/command");
+	char		topic[64];
+	char		small[8];
+
+	assert_int_equal(iot_topic_template_render(&template, BYTES("boiler-1"), topic, sizeof(topic)),
+					 20);
+	assert_string_equal(topic, "iot/boiler-1/command");
+	assert_int_equal(iot_topic_template_filter(&template, topic, sizeof(topic)), 13);
+	assert_string_equal(topic, "iot/+/command");
+	/* what does not fit is left out as a whole, and asks for its size */
+	assert_int_equal(iot_topic_template_render(&template, BYTES("boiler-1"), small, sizeof(small)),
+					 20);
+	assert_string_equal(small, "");
+	assert_int_equal(iot_topic_template_render(&template, BYTES("boiler-1"), NULL, 0), 20);
+	assert_int_equal(iot_topic_template_render(&template, BYTES("boiler-1"), topic, 20), 20);
+	assert_string_equal(topic, "");
+	assert_int_equal(iot_topic_template_render(&template, BYTES("boiler-1"), topic, 21), 20);
+	assert_string_equal(topic, "iot/boiler-1/command");
+}
+
+int
+main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(device_names),
+		cmocka_unit_test(device_names_are_no_uuids),
+		cmocka_unit_test(topics),
+		cmocka_unit_test(topics_are_bounded),
+		cmocka_unit_test(templates_refused),
+		cmocka_unit_test(templates_match),
+		cmocka_unit_test(templates_render)
+	};
+
+	return cmocka_run_group_tests_name("topic", tests, NULL, NULL);
+}
