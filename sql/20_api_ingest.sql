@@ -11,6 +11,14 @@ AS 'MODULE_PATHNAME', 'iot_ingest_sql';
 COMMENT ON FUNCTION iot.ingest(text, jsonb, timestamptz) IS
 	'store measurements of a device, {"temperature":21.5} or {"ts":…,"values":{…}} or an array of these; returns how many are new';
 
+-- The door of the MQTT worker, for adapters in other languages that have topics and payloads too.
+CREATE OR REPLACE FUNCTION iot_internal.ingest_messages(
+	adapter text, topics text[], payloads bytea[], retained boolean[]) RETURNS jsonb
+LANGUAGE c VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_ingest_messages_sql';
+COMMENT ON FUNCTION iot_internal.ingest_messages(text, text[], bytea[], boolean[]) IS
+	'take in a batch of messages as if the adapter had received them now; returns counters and acknowledgements';
+
 CREATE OR REPLACE FUNCTION iot_internal.dead_letter_add(
 	adapter text, device text, topic text, payload bytea, reason text, error text) RETURNS bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$

@@ -2,4 +2,5 @@
 
 GRANT EXECUTE ON FUNCTION iot.ingest(text, jsonb, timestamptz) TO iot_operator, iot_admin;
 GRANT EXECUTE ON FUNCTION
+	iot_internal.ingest_messages(text, text[], bytea[], boolean[]),
 	iot_internal.dead_letter_add(text, text, text, bytea, text, text) TO iot_worker;

@@ -81,8 +81,9 @@ iot_uuid_parse(const char *text, size_t length, pg_uuid_t *uuid)
 	return true;
 }
 
-static void
-push_key(IotPayload *payload, const char *key)
+/* Begins a member whose value the caller pushes himself. */
+void
+iot_payload_key(IotPayload *payload, const char *key)
 {
 	JsonbValue	value;
 
@@ -105,7 +106,7 @@ iot_payload_text(IotPayload *payload, const char *key, const char *value)
 {
 	JsonbValue	string;
 
-	push_key(payload, key);
+	iot_payload_key(payload, key);
 	string.type = jbvString;
 	string.val.string.val = unconstify(char *, value);
 	string.val.string.len = strlen(value);
@@ -130,7 +131,7 @@ iot_payload_float8(IotPayload *payload, const char *key, double value)
 
 	Assert(isfinite(value));
 	double_to_shortest_decimal_buf(value, digits);
-	push_key(payload, key);
+	iot_payload_key(payload, key);
 	number.type = jbvNumeric;
 	number.val.numeric =
 		DatumGetNumeric(DirectFunctionCall3(numeric_in, CStringGetDatum(digits),
@@ -143,7 +144,7 @@ iot_payload_int8(IotPayload *payload, const char *key, int64 value)
 {
 	JsonbValue	number;
 
-	push_key(payload, key);
+	iot_payload_key(payload, key);
 	number.type = jbvNumeric;
 	number.val.numeric = int64_to_numeric(value);
 	(void) pushJsonbValue(&payload->state, WJB_VALUE, &number);
@@ -154,7 +155,7 @@ iot_payload_bool(IotPayload *payload, const char *key, bool value)
 {
 	JsonbValue	boolean;
 
-	push_key(payload, key);
+	iot_payload_key(payload, key);
 	boolean.type = jbvBool;
 	boolean.val.boolean = value;
 	(void) pushJsonbValue(&payload->state, WJB_VALUE, &boolean);

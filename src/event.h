@@ -15,6 +15,7 @@ typedef struct IotPayload
 } IotPayload;
 
 extern PGDLLEXPORT void iot_payload_begin(IotPayload *payload);
+extern PGDLLEXPORT void iot_payload_key(IotPayload *payload, const char *key);
 extern PGDLLEXPORT void iot_payload_text(IotPayload *payload, const char *key, const char *value);
 extern PGDLLEXPORT void iot_payload_uuid(IotPayload *payload, const char *key,
 										 const pg_uuid_t *value);
