@@ -35,7 +35,7 @@ void
 iot_telemetry_free(IotTelemetry *telemetry)
 {
 	free(telemetry->values);
-	free(telemetry->scratch);
+	iot_json_free(telemetry->tree);
 	free(telemetry->seen);
 	iot_telemetry_init(telemetry);
 }
@@ -147,26 +147,20 @@ read_time(IotTelemetry *telemetry, IotJson *json, int64_t *ts)
 {
 	const char *text;
 	size_t		len;
-	double		ms;
 
 	switch (iot_json_peek(json))
 	{
 		case IOT_JSON_NUMBER:
-			if (!iot_json_number(json, &ms))
-				return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
-			if (!iot_timestamp_from_ms(ms, ts))
+			if (!iot_timestamp_from_ms(iot_json_number(json), ts))
 				return refuse(telemetry, IOT_PAYLOAD_INVALID_TIME,
 							  "\"ts\" is no number of milliseconds since 1970");
 			return IOT_PAYLOAD_OK;
 		case IOT_JSON_STRING:
-			if (!iot_json_string(json, &text, &len))
-				return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
+			text = iot_json_string(json, &len);
 			if (!iot_timestamp_parse(text, len, ts))
 				return refuse(telemetry, IOT_PAYLOAD_INVALID_TIME,
 							  "\"ts\" is no ISO 8601 time with a time zone");
 			return IOT_PAYLOAD_OK;
-		case IOT_JSON_INVALID:
-			return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
 		default:
 			return refuse(telemetry, IOT_PAYLOAD_INVALID_TIME,
 						  "\"ts\" is neither milliseconds nor an ISO 8601 time");
@@ -194,27 +188,21 @@ read_value(IotTelemetry *telemetry, IotJson *json, const char *name, size_t name
 	if (type == IOT_JSON_NUMBER)
 	{
 		value->kind = IOT_VALUE_NUMBER;
-		(void) iot_json_number(json, &value->number);
+		value->number = iot_json_number(json);
 	}
 	else if (type == IOT_JSON_STRING)
 	{
 		value->kind = IOT_VALUE_WORD;
-		(void) iot_json_string(json, &word, &word_len);
+		word = iot_json_string(json, &word_len);
 	}
-	else
+	else if (type == IOT_JSON_TRUE || type == IOT_JSON_FALSE)
 	{
-		if (type == IOT_JSON_TRUE || type == IOT_JSON_FALSE)
-		{
-			value->kind = IOT_VALUE_WORD;
-			word = type == IOT_JSON_TRUE ? "true" : "false";
-			word_len = strlen(word);
-		}
-		(void) iot_json_skip(json);
+		value->kind = IOT_VALUE_WORD;
+		word = type == IOT_JSON_TRUE ? "true" : "false";
+		word_len = strlen(word);
 	}
 	value->word = word;
 	value->word_len = (uint32_t) word_len;
-	if (json->error != NULL)
-		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
 	return IOT_PAYLOAD_OK;
 }
 
@@ -223,13 +211,12 @@ static IotPayloadStatus
 read_values(IotTelemetry *telemetry, IotJson *json)
 {
 	IotPayloadStatus status;
-	bool		first = true;
 	const char *key;
 	size_t		len;
 
 	if (!iot_json_enter(json))
 		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
-	while (iot_json_next_key(json, &first, &key, &len))
+	while (iot_json_next_key(json, &key, &len))
 	{
 		status = read_value(telemetry, json, key, len);
 		if (status != IOT_PAYLOAD_OK)
@@ -249,13 +236,12 @@ read_point(IotTelemetry *telemetry, IotJson *json)
 	bool		has_ts = false;
 	bool		has_values = false;
 	int64_t		ts = 0;
-	bool		first = true;
 	const char *key;
 	size_t		len;
 
 	if (!iot_json_enter(json))
 		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
-	while (iot_json_next_key(json, &first, &key, &len))
+	while (iot_json_next_key(json, &key, &len))
 	{
 		if (iot_json_key_is(key, len, "ts"))
 		{
@@ -287,27 +273,17 @@ read_point(IotTelemetry *telemetry, IotJson *json)
 	return check_names(telemetry, start);
 }
 
-/* Refuses a value of another type than expected, or for being no JSON at all. */
-static IotPayloadStatus
-refuse_shape(IotTelemetry *telemetry, IotJson *json, const char *error)
-{
-	if (!iot_json_skip(json))
-		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
-	return refuse(telemetry, IOT_PAYLOAD_WRONG_TYPE, error);
-}
-
 static IotPayloadStatus
 read_points(IotTelemetry *telemetry, IotJson *json)
 {
 	IotPayloadStatus status;
-	bool		first = true;
 
 	if (!iot_json_enter(json))
 		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
-	while (iot_json_next_element(json, &first))
+	while (iot_json_next_element(json))
 	{
 		if (iot_json_peek(json) != IOT_JSON_OBJECT)
-			return refuse_shape(telemetry, json, "element that is not an object");
+			return refuse(telemetry, IOT_PAYLOAD_WRONG_TYPE, "element that is not an object");
 		status = read_point(telemetry, json);
 		if (status != IOT_PAYLOAD_OK)
 			return status;
@@ -315,22 +291,6 @@ read_points(IotTelemetry *telemetry, IotJson *json)
 	if (json->error != NULL)
 		return refuse(telemetry, IOT_PAYLOAD_MALFORMED, json->error);
 	return IOT_PAYLOAD_OK;
-}
-
-/* Memory for decoded strings: as much as the payload, and only where it has escapes at all. */
-static bool
-reserve_scratch(IotTelemetry *telemetry, const char *payload, size_t len)
-{
-	char	   *scratch;
-
-	if (telemetry->scratch_size >= len || memchr(payload, '\\', len) == NULL)
-		return true;
-	scratch = realloc(telemetry->scratch, len);
-	if (scratch == NULL)
-		return false;
-	telemetry->scratch = scratch;
-	telemetry->scratch_size = len;
-	return true;
 }
 
 /*
@@ -348,9 +308,9 @@ iot_telemetry_parse(IotTelemetry *telemetry, const char *payload, size_t len)
 	telemetry->error_at = 0;
 	if (!iot_utf8_valid(payload, len))
 		return refuse(telemetry, IOT_PAYLOAD_INVALID_UTF8, "invalid UTF-8");
-	if (!reserve_scratch(telemetry, payload, len))
-		return refuse(telemetry, IOT_PAYLOAD_NO_MEMORY, "out of memory");
-	iot_json_init(&json, payload, len, telemetry->scratch, telemetry->scratch_size);
+	iot_json_free(telemetry->tree);
+	iot_json_init(&json, payload, len);
+	telemetry->tree = json.tree;
 	switch (iot_json_peek(&json))
 	{
 		case IOT_JSON_OBJECT:
@@ -359,12 +319,13 @@ iot_telemetry_parse(IotTelemetry *telemetry, const char *payload, size_t len)
 		case IOT_JSON_ARRAY:
 			status = read_points(telemetry, &json);
 			break;
+		case IOT_JSON_INVALID:
+			status = refuse(telemetry, IOT_PAYLOAD_MALFORMED, json.error);
+			break;
 		default:
-			status = refuse_shape(telemetry, &json, "neither an object nor an array");
+			status = refuse(telemetry, IOT_PAYLOAD_WRONG_TYPE, "neither an object nor an array");
 			break;
 	}
-	if (status == IOT_PAYLOAD_OK && !iot_json_end(&json))
-		status = refuse(telemetry, IOT_PAYLOAD_MALFORMED, json.error);
-	telemetry->error_at = (size_t) (json.at - json.start);
+	telemetry->error_at = json.error_at;
 	return status;
 }

@@ -7,6 +7,8 @@
 
 #include "core/core.h"
 
+struct cJSON;
+
 #define IOT_PAYLOAD_MAX_VALUES	10000	/* of one telemetry message */
 #define IOT_ACK_ERROR_MAX		1000	/* bytes kept of a device's error text */
 
@@ -43,15 +45,14 @@ typedef struct IotValue
 
 /*
  * The values of one message, and the memory to read the next one into.  Texts point into the
- * payload or into this, and last until the next parse.
+ * memory of this, and last until the next parse.
  */
 typedef struct IotTelemetry
 {
 	IotValue   *values;
 	size_t		count;
 	size_t		capacity;
-	char	   *scratch;
-	size_t		scratch_size;
+	struct cJSON *tree;			/* of the message that was read last */
 	uint32_t   *seen;			/* hash table of names, to find those given twice */
 	size_t		seen_size;
 	const char *error;			/* static phrase, where the status is not OK */

@@ -16,7 +16,6 @@
 #error "src/core is plain C"
 #endif
 
-#define ACK_TEXTS		8192	/* bytes of strings with escapes in an acknowledgement */
 
 typedef enum AckKey
 {
@@ -95,15 +94,56 @@ read_ack_value(IotJson *json, AckKey key, IotAck *ack, const char **error)
 		if (key == ACK_ID)
 			return wrong_type(error, "\"id\" is not a string");
 		/* an error of another type is not worth losing the acknowledgement for */
-		(void) iot_json_skip(json);
 		return IOT_PAYLOAD_OK;
 	}
-	if (!iot_json_string(json, &text, &len))
-		return IOT_PAYLOAD_OK;
+	text = iot_json_string(json, &len);
 	if (key == ACK_ERROR)
 		keep_error(ack, text, len);
 	else if (!parse_uuid(text, len, ack->command_id))
 		return wrong_type(error, "\"id\" is not a uuid");
+	return IOT_PAYLOAD_OK;
+}
+
+/* Reads the members of an acknowledgement. */
+static IotPayloadStatus
+read_ack(IotJson *json, IotAck *ack, const char **error)
+{
+	static const char *const names[] = {"id", "ok", "error"};
+	bool		seen[ACK_OTHER] = {false};
+	const char *key;
+	size_t		key_len;
+
+	if (json->error == NULL && iot_json_peek(json) != IOT_JSON_OBJECT)
+		return wrong_type(error, "not an object");
+	(void) iot_json_enter(json);
+	while (iot_json_next_key(json, &key, &key_len))
+	{
+		IotPayloadStatus status;
+		int			which = 0;
+
+		while (which < ACK_OTHER && !iot_json_key_is(key, key_len, names[which]))
+			which++;
+		if (which < ACK_OTHER && seen[which])
+		{
+			json->error = "key given twice";
+			break;
+		}
+		if (which < ACK_OTHER)
+			seen[which] = true;
+		status = read_ack_value(json, (AckKey) which, ack, error);
+		if (status != IOT_PAYLOAD_OK)
+			return status;
+	}
+	if (json->error != NULL)
+	{
+		*error = json->error;
+		return IOT_PAYLOAD_MALFORMED;
+	}
+	if (!seen[ACK_ID])
+		return wrong_type(error, "\"id\" is missing");
+	if (!seen[ACK_OK])
+		return wrong_type(error, "\"ok\" is missing");
+	*error = NULL;
 	return IOT_PAYLOAD_OK;
 }
 
@@ -115,13 +155,8 @@ read_ack_value(IotJson *json, AckKey key, IotAck *ack, const char **error)
 IotPayloadStatus
 iot_ack_parse(const char *payload, size_t len, IotAck *ack, const char **error)
 {
-	static const char *const names[] = {"id", "ok", "error"};
-	char		scratch[ACK_TEXTS];
-	bool		seen[ACK_OTHER] = {false};
+	IotPayloadStatus status;
 	IotJson		json;
-	bool		first = true;
-	const char *key;
-	size_t		key_len;
 
 	ack->error[0] = '\0';
 	if (!iot_utf8_valid(payload, len))
@@ -129,39 +164,16 @@ iot_ack_parse(const char *payload, size_t len, IotAck *ack, const char **error)
 		*error = "invalid UTF-8";
 		return IOT_PAYLOAD_INVALID_UTF8;
 	}
-	iot_json_init(&json, payload, len, scratch, sizeof(scratch));
-	if (iot_json_peek(&json) != IOT_JSON_OBJECT && json.error == NULL)
-		return wrong_type(error, "not an object");
-	(void) iot_json_enter(&json);
-	while (iot_json_next_key(&json, &first, &key, &key_len))
-	{
-		IotPayloadStatus status;
-		int			which = 0;
+	iot_json_init(&json, payload, len);
+	status = read_ack(&json, ack, error);
+	iot_json_free(json.tree);
+	return status;
+}
 
-		while (which < ACK_OTHER && !iot_json_key_is(key, key_len, names[which]))
-			which++;
-		if (which < ACK_OTHER && seen[which])
-		{
-			json.error = "key given twice";
-			break;
-		}
-		if (which < ACK_OTHER)
-			seen[which] = true;
-		status = read_ack_value(&json, (AckKey) which, ack, error);
-		if (status != IOT_PAYLOAD_OK && json.error == NULL)
-			return status;
-	}
-	if (!iot_json_end(&json))
-	{
-		*error = json.error;
-		return IOT_PAYLOAD_MALFORMED;
-	}
-	if (!seen[ACK_ID])
-		return wrong_type(error, "\"id\" is missing");
-	if (!seen[ACK_OK])
-		return wrong_type(error, "\"ok\" is missing");
-	*error = NULL;
-	return IOT_PAYLOAD_OK;
+static bool
+is_blank(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
 }
 
 static bool
@@ -181,24 +193,42 @@ is_word(const char *text, size_t len, const char *word)
 	return true;
 }
 
-/* Finds the string of {"state":"…"}; false where there is none. */
-static bool
-find_state(IotJson *json, const char **state, size_t *state_len)
+static IotPayloadStatus
+read_word(const char *text, size_t len, bool *online, const char **error)
 {
-	bool		first = true;
-	bool		found = false;
+	*error = NULL;
+	*online = is_word(text, len, "online");
+	if (*online || is_word(text, len, "offline"))
+		return IOT_PAYLOAD_OK;
+	*error = "neither online nor offline";
+	return IOT_PAYLOAD_WRONG_TYPE;
+}
+
+/* Reads a JSON string, or the string of {"state":"…"}. */
+static IotPayloadStatus
+read_state(IotJson *json, bool *online, const char **error)
+{
+	const char *text = "";
+	size_t		len = 0;
 	const char *key;
 	size_t		key_len;
 
-	(void) iot_json_enter(json);
-	while (iot_json_next_key(json, &first, &key, &key_len))
+	if (iot_json_peek(json) == IOT_JSON_STRING)
+		text = iot_json_string(json, &len);
+	else if (iot_json_enter(json))
 	{
-		if (!found && iot_json_key_is(key, key_len, "state") && iot_json_peek(json) == IOT_JSON_STRING)
-			found = iot_json_string(json, state, state_len);
-		else if (!iot_json_skip(json))
-			break;
+		while (iot_json_next_key(json, &key, &key_len))
+		{
+			if (iot_json_key_is(key, key_len, "state") && iot_json_peek(json) == IOT_JSON_STRING)
+				text = iot_json_string(json, &len);
+		}
 	}
-	return found && iot_json_end(json);
+	if (json->error != NULL)
+	{
+		*error = json->error;
+		return IOT_PAYLOAD_MALFORMED;
+	}
+	return read_word(text, len, online, error);
 }
 
 /*
@@ -208,65 +238,53 @@ find_state(IotJson *json, const char **state, size_t *state_len)
 IotPayloadStatus
 iot_status_parse(const char *payload, size_t len, bool *online, const char **error)
 {
-	char		scratch[256];
+	IotPayloadStatus status;
 	IotJson		json;
-	const char *text = payload;
-	size_t		text_len = len;
 
 	if (!iot_utf8_valid(payload, len))
 	{
 		*error = "invalid UTF-8";
 		return IOT_PAYLOAD_INVALID_UTF8;
 	}
-	while (text_len > 0 && (*text == ' ' || *text == '\t' || *text == '\r' || *text == '\n'))
+	while (len > 0 && is_blank(*payload))
 	{
-		text++;
-		text_len--;
+		payload++;
+		len--;
 	}
-	while (text_len > 0 && (text[text_len - 1] == ' ' || text[text_len - 1] == '\t' ||
-							text[text_len - 1] == '\r' || text[text_len - 1] == '\n'))
-		text_len--;
-	if (text_len > 0 && (*text == '{' || *text == '"'))
-	{
-		bool		found;
-
-		iot_json_init(&json, text, text_len, scratch, sizeof(scratch));
-		if (*text == '{')
-			found = find_state(&json, &text, &text_len);
-		else
-			found = iot_json_string(&json, &text, &text_len) && iot_json_end(&json);
-		if (json.error != NULL)
-		{
-			*error = json.error;
-			return IOT_PAYLOAD_MALFORMED;
-		}
-		if (!found)
-			text_len = 0;
-	}
-	*error = NULL;
-	*online = is_word(text, text_len, "online");
-	if (*online || is_word(text, text_len, "offline"))
-		return IOT_PAYLOAD_OK;
-	*error = "neither online nor offline";
-	return IOT_PAYLOAD_WRONG_TYPE;
+	while (len > 0 && is_blank(payload[len - 1]))
+		len--;
+	if (len == 0 || (*payload != '{' && *payload != '"'))
+		return read_word(payload, len, online, error);
+	iot_json_init(&json, payload, len);
+	status = read_state(&json, online, error);
+	iot_json_free(json.tree);
+	return status;
 }
 
-/* Whether the payload is a JSON object that jsonb takes; else *error is a static phrase. */
+/*
+ * Whether the payload is a JSON object; else *error is a static phrase.  jsonb is stricter in
+ * corners, such as the range of numbers, and has the last word.
+ */
 IotPayloadStatus
 iot_attributes_check(const char *payload, size_t len, const char **error)
 {
+	IotPayloadStatus status = IOT_PAYLOAD_OK;
 	IotJson		json;
 
+	*error = NULL;
 	if (!iot_utf8_valid(payload, len))
 	{
 		*error = "invalid UTF-8";
 		return IOT_PAYLOAD_INVALID_UTF8;
 	}
-	iot_json_init(&json, payload, len, NULL, 0);
-	*error = "not an object";
-	if (iot_json_peek(&json) != IOT_JSON_OBJECT && json.error == NULL)
-		return IOT_PAYLOAD_WRONG_TYPE;
-	(void) (iot_json_skip(&json) && iot_json_end(&json));
-	*error = json.error;
-	return json.error == NULL ? IOT_PAYLOAD_OK : IOT_PAYLOAD_MALFORMED;
+	iot_json_init(&json, payload, len);
+	if (json.error != NULL)
+	{
+		*error = json.error;
+		status = IOT_PAYLOAD_MALFORMED;
+	}
+	else if (iot_json_peek(&json) != IOT_JSON_OBJECT)
+		status = wrong_type(error, "not an object");
+	iot_json_free(json.tree);
+	return status;
 }
