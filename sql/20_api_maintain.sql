@@ -77,10 +77,18 @@ BEGIN
 END
 $function$;
 
--- Whether a consumer can still want rows of a partition of the log: those that were not visible in
--- its last snapshot.  Rows that came with a copy are not offered at all.
-CREATE OR REPLACE FUNCTION iot_internal.has_unread(partition regclass, last pg_snapshot)
-RETURNS boolean
+-- Types of events that a consumer reads; NULL is all.  A cursor that finds nothing of its own stays
+-- behind for a while, which is no lag.
+CREATE OR REPLACE FUNCTION iot_internal.consumer_types(consumer text) RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT CASE WHEN consumer = 'notifier' THEN iot_internal.notified_types()
+		WHEN starts_with(consumer, 'adapter:') THEN ARRAY['dm.value_set_approved'] END
+$function$;
+
+-- Whether a consumer can still want rows of a partition of the log: those of its types that were not
+-- visible in its last snapshot.  Rows that came with a copy are not offered at all.
+CREATE OR REPLACE FUNCTION iot_internal.has_unread(
+	partition regclass, last pg_snapshot, types text[]) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
 	unread boolean;
@@ -90,8 +98,9 @@ BEGIN
 			SELECT FROM %s e
 			WHERE e.xid >= pg_snapshot_xmin($1)
 				AND NOT pg_visible_in_snapshot(e.xid, $1)
+				AND ($2 IS NULL OR e.type = ANY ($2))
 				AND e.id > (SELECT p.first_event_id FROM iot.epoch p))', partition)
-		INTO unread USING last;
+		INTO unread USING last, types;
 	RETURN unread;
 END
 $function$;
@@ -125,7 +134,8 @@ BEGIN
 		WHERE p.upper <= now() - kept.keep ORDER BY p.upper LOOP
 		IF parent = 'iot.event'::regclass THEN
 			SELECT c.name, c.advanced_at INTO reader FROM iot_internal.live_consumers() c
-				WHERE iot_internal.has_unread(old.partition, c.last)
+				WHERE iot_internal.has_unread(old.partition, c.last,
+					iot_internal.consumer_types(c.name))
 				ORDER BY c.advanced_at LIMIT 1;
 			IF FOUND THEN
 				-- later partitions are unread as well

@@ -11,12 +11,14 @@ RETURNS TABLE (name text, live boolean, lag_events bigint, lag_seconds double pr
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT c.name, EXISTS (SELECT FROM iot_internal.live_consumers() l WHERE l.name = c.name),
 		u.events, coalesce(extract(epoch FROM now() - u.oldest)::double precision, 0)
-	FROM iot.consumer c CROSS JOIN iot.epoch p CROSS JOIN LATERAL (
+	FROM iot.consumer c CROSS JOIN iot.epoch p
+		CROSS JOIN LATERAL iot_internal.consumer_types(c.name) AS t (types) CROSS JOIN LATERAL (
 		SELECT count(*) AS events, min(w.created_at) AS oldest FROM (
 			SELECT e.created_at FROM iot.event e
 			WHERE e.xid >= pg_snapshot_xmin(c.last)
 				AND NOT pg_visible_in_snapshot(e.xid, c.last)
 				AND e.id > p.first_event_id
+				AND (t.types IS NULL OR e.type = ANY (t.types))
 				AND NOT coalesce(e.id <= c.after_id
 					AND pg_visible_in_snapshot(e.xid, c.target), false)
 			LIMIT 100000) w) u

@@ -63,13 +63,15 @@ _PG_init(void)
 							   "",
 							   PGC_SUSET, GUC_LIST_INPUT,
 							   check_name_list, NULL, NULL);
-	DefineCustomIntVariable("iot.max_workers",
-							"Most iot workers of all databases together.",
-							"Each also takes one of max_worker_processes.",
-							&iot_max_workers,
-							32, 2, 1024,
-							PGC_POSTMASTER, 0,
-							NULL, NULL, NULL);
+	/* a server that is up refuses a new variable that only a start may set */
+	if (process_shared_preload_libraries_in_progress)
+		DefineCustomIntVariable("iot.max_workers",
+								"Most iot workers of all databases together.",
+								"Each also takes one of max_worker_processes.",
+								&iot_max_workers,
+								32, 2, 1024,
+								PGC_POSTMASTER, 0,
+								NULL, NULL, NULL);
 	DefineCustomIntVariable("iot.poll_interval",
 							"Longest time a worker waits before it looks for work unasked.",
 							"Wake-ups make latency short; polling makes it bounded.",
