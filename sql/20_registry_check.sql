@@ -184,20 +184,21 @@ BEGIN
 			HINT = 'It is between 10 ms and 30 days, or NULL for the setting "iot.command_ttl".';
 	END IF;
 	FOR topic IN
-		SELECT t.key, t.template, array_agg(t.key) OVER (PARTITION BY t.template) AS keys
+		SELECT t.key, t.template, min(t.key) OVER same AS first, max(t.key) OVER same AS last
 		FROM (VALUES ('telemetry_topic', NEW.telemetry_topic),
 			('attributes_topic', NEW.attributes_topic), ('status_topic', NEW.status_topic),
 			('command_topic', NEW.command_topic), ('ack_topic', NEW.ack_topic))
-			AS t (key, template) LOOP
+			AS t (key, template)
+		WINDOW same AS (PARTITION BY t.template) LOOP
 		error := iot_internal.topic_template_error(topic.template);
 		IF error IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('invalid %s of %s: %s', topic.key, what, error),
 				HINT = 'A topic template has {device} once, as a whole level, and no wildcards: "iot/{device}/telemetry".';
 		END IF;
-		IF cardinality(topic.keys) > 1 THEN
+		IF topic.first <> topic.last THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-				MESSAGE = format('%s and %s of %s are the same', topic.keys[1], topic.keys[2], what),
+				MESSAGE = format('%s and %s of %s are the same', topic.first, topic.last, what),
 				HINT = 'What a message means is told by its topic alone.';
 		END IF;
 	END LOOP;
