@@ -344,9 +344,15 @@ sub use_broker
 			  . ' ON CONFLICT (name) DO UPDATE SET url = excluded.url, options = excluded.options,'
 			  . ' enabled = true',
 			map { literal($_) } $name, $broker->url, JSON::PP->new->canonical->encode(\%options)));
-	# the broker writes a line per subscription; the adapter's is the one to iot/+/command/ack
-	$broker->wait_for_log(qr{ \d iot/\+/command/ack$}m, $mark)
-	  unless defined $opt{wait} && !$opt{wait};
+	return if defined $opt{wait} && !$opt{wait};
+
+	# the broker writes a line per subscription; the worker says so once all are granted
+	my $id = $options{client_id}
+	  || 'iot-' . $self->psql('SELECT adapter_id FROM iot.adapter WHERE name = ' . literal($name));
+	$broker->wait_for_log(qr{^\S+ \Q$id\E [01] \S+$}m, $mark);
+	$self->poll(
+		"SELECT count(*) = 1 FROM iot.worker AS w JOIN iot.adapter AS a USING (adapter_id)"
+		  . " WHERE w.state = 'connected' AND a.name = " . literal($name));
 	return;
 }
 

@@ -152,7 +152,7 @@ sub connect
 	require IotWebSocket;
 	my $ws = IotWebSocket->new(port => $self->{port});
 
-	$ws->send({ op => 'auth', token => $self->token($username, %opt) });
+	$ws->auth($self->token($username, %opt));
 	return $ws;
 }
 
