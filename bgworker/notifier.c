@@ -17,6 +17,7 @@
 #include "commands/async.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -29,13 +30,17 @@
 #include "iot.h"
 #include "plan.h"
 
-#define WINDOW_MAX			1000	/* events of a transaction */
+#define WINDOW_MAX			200		/* events of a transaction */
+#define WINDOW_SLOW_MS		400		/* a transaction that takes longer has too many of them */
+#define WINDOW_FAST_MS		100
 #define WINDOWS_PER_TURN	10		/* before the other duties get their turn */
 #define SWEEP_INTERVAL_MS	400		/* deadlines and push deliveries */
 #define SWEEP_MAX			1000
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
 #define MAINTAIN_LOOK_MS	30000
+#define TURNS_AT_ONCE		20		/* then one in PACE_MS */
+#define PACE_MS				4
 
 typedef struct Window
 {
@@ -59,6 +64,8 @@ typedef struct Notifier
 	TimestampTz epoch_at;
 	TimestampTz maintain_looked_at;
 	bool		maintaining;
+	double		turns;			/* that may follow at once */
+	TimestampTz paced_at;
 } Notifier;
 
 static IotPlan notify = {
@@ -147,7 +154,8 @@ skip_body(void *arg)
 
 /*
  * Reads the log, a window after the other.  A window that is refused is halved until the guilty
- * event stands alone, and that one is passed over; then windows grow again.
+ * event stands alone, and that one is passed over; then windows grow again.  So is one that takes
+ * long, as where each event has thousands of recipients: its snapshot must not grow old.
  */
 static void
 notify_of_events(Notifier *notifier)
@@ -159,7 +167,9 @@ notify_of_events(Notifier *notifier)
 	{
 		Window		window = {.max = notifier->window};
 		IotXactError error;
+		TimestampTz began = GetCurrentTimestamp();
 		IotXactOutcome outcome = iot_try_xact("notify of events", 0, notify_body, &window, &error);
+		long		took = TimestampDifferenceMilliseconds(began, GetCurrentTimestamp());
 
 		if (outcome == IOT_XACT_REFUSED && notifier->window > 1)
 		{
@@ -176,7 +186,10 @@ notify_of_events(Notifier *notifier)
 			notifier->hint |= window.pushes > 0;
 			notifier->webhooks |= window.webhooks > 0;
 			notifier->backlog = window.events == window.max;
-			notifier->window = Min(notifier->window * 2, WINDOW_MAX);
+			if (took > WINDOW_SLOW_MS)
+				notifier->window = Max(notifier->window / 2, 1);
+			else if (took < WINDOW_FAST_MS)
+				notifier->window = Min(notifier->window * 2, WINDOW_MAX);
 			if (!notifier->backlog)
 				return;
 			iot_worker_check_interrupts();
@@ -284,6 +297,23 @@ next_wakeup_ms(const Notifier *notifier)
 	return webhooks >= 0 ? Min(timeout, webhooks) : timeout;
 }
 
+/*
+ * Spaces turns where commits come by the hundred, so that each turn finds more to do and costs the
+ * committers less.  A few are always free: what happens on a quiet system is told at once.
+ */
+static void
+pace(Notifier *notifier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	long		elapsed = TimestampDifferenceMilliseconds(notifier->paced_at, now);
+
+	notifier->turns = Min(notifier->turns + (double) elapsed / PACE_MS, TURNS_AT_ONCE) - 1;
+	notifier->paced_at = now;
+	if (notifier->turns < 0 && !notifier->backlog)
+		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PACE_MS, PG_WAIT_EXTENSION);
+	notifier->turns = Max(notifier->turns, -1);
+}
+
 void
 iot_notifier_main(Datum arg)
 {
@@ -313,5 +343,6 @@ iot_notifier_main(Datum arg)
 
 		(void) iot_worker_wait(WL_SOCKET_READABLE, iot_webhook_socket(),
 							   next_wakeup_ms(&notifier));
+		pace(&notifier);
 	}
 }

@@ -1,7 +1,8 @@
 -- Notifications: from events to what people and systems are told, and the book-keeping of telling.
 --
 -- Everything that changes rows here is called by the notifier alone, so that the numbers of
--- iot.notification become visible in their order.
+-- iot.notification become visible in their order.  What it calls for each turn or row is PL/pgSQL,
+-- which keeps its plans: a function in SQL would be planned again by every statement.
 
 CREATE OR REPLACE FUNCTION iot_internal.event_matches(pattern text, event text) RETURNS boolean
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_event_matches';
@@ -45,15 +46,18 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION iot_internal.utc_text(at timestamptz) RETURNS text
-LANGUAGE sql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"')
+LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
+END
 $$;
 
 -- Whether a user belongs to the audience of a notification, permissions aside.
 CREATE OR REPLACE FUNCTION iot_internal.in_audience(p_username text, p_audience text, p_author text)
 RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN CASE
 		WHEN p_username IS NULL THEN false
 		WHEN p_audience = 'viewers' THEN true
 		WHEN p_audience = 'author' THEN coalesce(p_username = p_author, false)
@@ -64,16 +68,19 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 				JOIN iot.user_group g ON g.user_group_id = m.user_group_id
 			WHERE u.username = p_username AND u.enabled AND g.name = substr(p_audience, 7))
 		ELSE false
-	END
+	END;
+END
 $$;
 
 -- Permission to hear of an event: that of viewing its device.  Events of no device are for admins.
 CREATE OR REPLACE FUNCTION iot_internal.may_be_told(p_username text, p_device_id uuid)
 RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN p_device_id IS NULL
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN CASE WHEN p_device_id IS NULL
 		THEN coalesce(iot_internal.is_admin_role(p_username), false)
-		ELSE iot.may(p_username, p_device_id, 'view') END
+		ELSE iot.may(p_username, p_device_id, 'view') END;
+END
 $$;
 
 -- Whether a user may be sent a push notification now: of its audience, allowed to view the device,
@@ -156,16 +163,19 @@ $$;
 
 -- The event types that enabled rules can match, to skip the rest in the log; NULL for "any".
 CREATE OR REPLACE FUNCTION iot_internal.notified_types() RETURNS text[]
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	SELECT CASE WHEN bool_or(strpos(r.event, '*') > 0) THEN NULL
-			ELSE coalesce(array_agg(DISTINCT r.event), '{}') END
-		FROM iot.notification_rule r WHERE r.enabled
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN (SELECT CASE WHEN bool_or(strpos(r.event, '*') > 0) THEN NULL
+				ELSE coalesce(array_agg(DISTINCT r.event), '{}') END
+			FROM iot.notification_rule r WHERE r.enabled);
+END
 $$;
 
 -- Reads the next events of consumer "notifier" and writes what their rules say.  Cursor and
 -- effects share the caller's transaction, so that each event is notified of exactly once.  Fewer
--- events than asked for means that the log is drained.  Plans are generic: planning for the arrays
--- at hand would cost more than it could save.
+-- events than asked for means that the log is drained.  Plans are generic, since planning for the
+-- arrays at hand would cost more than it saves: what is joined has a row per event and rule, of
+-- which a window should have hundreds at most; only lists of recipients may be long.
 CREATE OR REPLACE FUNCTION iot_internal.notify_events(max_events integer,
 	OUT events integer, OUT notifications integer, OUT pushes integer, OUT webhooks integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -211,23 +221,25 @@ BEGIN
 					ON r.enabled AND iot_internal.event_matches(r.event, e.type)
 	), asked AS MATERIALIZED (
 		-- many events ask the same question
-		SELECT q.channel, q.audience, q.author, q.device_id, t.recipient
+		SELECT q.channel, q.audience, q.author, q.device_id,
+				ARRAY(SELECT t.recipient FROM iot_internal.audience_recipients(q.channel,
+					q.audience, q.author, q.device_id, admins) AS t(recipient)) AS recipients
 			FROM (SELECT DISTINCT m.channel, m.audience, m.device_id,
 						CASE WHEN m.audience = 'author' THEN m.author END AS author
 					FROM matched m) AS q
-				CROSS JOIN LATERAL iot_internal.audience_recipients(q.channel, q.audience,
-					q.author, q.device_id, admins) AS t(recipient)
 	), told AS MATERIALIZED (
 		-- per event and channel the first rule that reaches a recipient is the one that tells it
-		SELECT DISTINCT ON (m.id, m.channel, t.recipient,
-					CASE WHEN t.recipient = '*' THEN m.audience END)
-				m.id, m.event_id, m.channel, m.audience, m.rank, t.recipient
-			FROM matched m
-				JOIN asked t ON t.channel = m.channel AND t.audience = m.audience
-					AND t.device_id IS NOT DISTINCT FROM m.device_id
-					AND (m.audience <> 'author' OR t.author = m.author)
-			ORDER BY m.id, m.channel, t.recipient,
-				CASE WHEN t.recipient = '*' THEN m.audience END, m.rank
+		SELECT f.id, f.rank, array_agg(f.recipient) AS recipients
+			FROM (SELECT m.id, m.rank, t.recipient,
+						row_number() OVER (PARTITION BY m.id, m.channel, t.recipient,
+							CASE WHEN t.recipient = '*' THEN m.audience END ORDER BY m.rank) AS turn
+					FROM matched m
+						JOIN asked a ON a.channel = m.channel AND a.audience = m.audience
+							AND a.device_id IS NOT DISTINCT FROM m.device_id
+							AND (m.audience <> 'author' OR a.author IS NOT DISTINCT FROM m.author)
+						CROSS JOIN LATERAL unnest(a.recipients) AS t(recipient)) AS f
+			WHERE f.turn = 1
+			GROUP BY f.id, f.rank
 	), written AS (
 		INSERT INTO iot.notification (event_id, event, channel, audience, username, device_id,
 				device, title, body, event_at)
@@ -236,7 +248,8 @@ BEGIN
 					m.payload || CASE WHEN m.body = '' THEN '{}' ELSE jsonb_build_object('text',
 						left(btrim(iot_internal.render_template(m.body, v.vals)), 4000)) END,
 					m.created_at
-				FROM matched m
+				FROM told t
+					JOIN matched m ON m.id = t.id AND m.rank = t.rank
 					LEFT JOIN iot.device d ON d.device_id = m.device_id
 					CROSS JOIN LATERAL (
 						SELECT coalesce(d.name, m.payload ->> 'device') AS device) AS n
@@ -245,19 +258,20 @@ BEGIN
 							'event_id', m.event_id, 'device', n.device, 'device_id', m.device_id,
 							'username', m.author, 'at', iot_internal.utc_text(m.created_at))
 							AS vals) AS v
-				WHERE (m.id, m.rank) IN (SELECT t.id, t.rank FROM told t)
 				ORDER BY m.id, m.rank
 			RETURNING seq, event_id, channel, audience
 	), due AS (
 		-- the notifier hints at a new push at once: that is its first attempt
 		INSERT INTO iot.delivery (seq, channel, recipient, attempts, next_attempt_at)
-			SELECT w.seq, t.channel, t.recipient,
-					CASE t.channel WHEN 'push' THEN 1 ELSE 0 END,
-					clock_timestamp() + CASE t.channel WHEN 'push' THEN interval '1 s'
+			SELECT w.seq, w.channel, r.recipient,
+					CASE w.channel WHEN 'push' THEN 1 ELSE 0 END,
+					clock_timestamp() + CASE w.channel WHEN 'push' THEN interval '1 s'
 						ELSE interval '0' END
 				FROM written w
-					JOIN told t ON t.event_id = w.event_id AND t.channel = w.channel
-						AND t.audience = w.audience
+					JOIN matched m ON m.event_id = w.event_id AND m.channel = w.channel
+						AND m.audience = w.audience
+					JOIN told t ON t.id = m.id AND t.rank = m.rank
+					CROSS JOIN LATERAL unnest(t.recipients) AS r(recipient)
 			RETURNING channel
 	)
 	SELECT (SELECT count(*) FROM written), count(*) FILTER (WHERE d.channel = 'push'),
@@ -289,6 +303,9 @@ $$;
 -- Counts another attempt for push deliveries that nobody has taken; the notifier then hints at
 -- them.  1 s, 2 s, 4 s ... 60 s apart.  At most so many at once: a daemon that hears a hint reads
 -- all that is pending anyhow.
+--
+-- What is due is judged by the time of the statement, which an index can be searched by; the clock
+-- itself, being different for each row, would have every pending row read.
 CREATE OR REPLACE FUNCTION iot_internal.push_due(max_deliveries integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -301,7 +318,7 @@ BEGIN
 			last_error = 'no eligible user was connected'
 		FROM (SELECT q.seq, q.channel, q.recipient FROM iot.delivery q
 				WHERE q.status = 'PENDING' AND q.channel = 'push'
-					AND q.next_attempt_at <= clock_timestamp()
+					AND q.next_attempt_at <= statement_timestamp()
 				ORDER BY q.next_attempt_at LIMIT max_deliveries
 				FOR UPDATE SKIP LOCKED) AS p
 		WHERE d.seq = p.seq AND d.channel = p.channel AND d.recipient = p.recipient;
@@ -332,7 +349,7 @@ BEGIN
 						CROSS JOIN LATERAL (
 							SELECT p.seq FROM iot.delivery p
 							WHERE p.channel = 'webhook' AND p.recipient = w.name
-								AND p.status = 'PENDING' AND p.next_attempt_at <= clock_timestamp()
+								AND p.status = 'PENDING' AND p.next_attempt_at <= statement_timestamp()
 							ORDER BY p.next_attempt_at
 							LIMIT greatest(0, webhook_take.max_per_webhook
 								- cardinality(array_positions(webhook_take.busy, w.name)))

@@ -111,7 +111,7 @@ static IotPlan find_answered = {
 };
 static IotPlan find_due = {
 	"SELECT c.device_id, c.command_id FROM iot.command c"
-	" WHERE c.status = 'COMMITTED' AND c.deadline <= clock_timestamp()"
+	" WHERE c.status = 'COMMITTED' AND c.deadline <= statement_timestamp()"
 	" ORDER BY c.deadline LIMIT $1",
 	1, {INT4OID}
 };
