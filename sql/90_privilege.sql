@@ -23,7 +23,7 @@ $privilege$;
 REVOKE ALL ON SCHEMA iot, iot_internal FROM PUBLIC;
 GRANT USAGE ON SCHEMA iot TO iot_viewer, iot_operator, iot_admin, iot_worker, iot_pushd;
 GRANT USAGE, CREATE ON SCHEMA iot TO iot_owner;
-GRANT USAGE ON SCHEMA iot_internal TO iot_owner, iot_worker, iot_pushd;
+GRANT USAGE ON SCHEMA iot_internal TO iot_owner, iot_worker, iot_pushd, iot_admin;
 -- functions of the owner call each other
 GRANT EXECUTE ON ALL ROUTINES IN SCHEMA iot, iot_internal TO iot_owner;
 

@@ -1,0 +1,58 @@
+-- Every privilege there is.  Whoever makes a function or a table sees here who may use it.
+\set QUIET on
+\pset format unaligned
+\pset footer off
+SET client_min_messages = warning;
+DROP EXTENSION IF EXISTS iot CASCADE;
+CREATE EXTENSION iot;
+
+-- who may, for an access control list
+CREATE FUNCTION pg_temp.who(acl aclitem[]) RETURNS text LANGUAGE sql AS $$
+	SELECT string_agg(w.name || '=' || w.rights, ' ' ORDER BY w.name COLLATE "C") FROM (
+		SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee)::text END AS name,
+			string_agg(left(a.privilege_type, 3) || CASE WHEN a.is_grantable THEN '*' ELSE '' END, ','
+				ORDER BY a.privilege_type COLLATE "C") AS rights
+		FROM aclexplode(acl) a WHERE pg_get_userbyid(a.grantee) <> 'iot_owner'
+			AND pg_get_userbyid(a.grantee) <> current_user GROUP BY a.grantee) w
+$$;
+
+-- schemas
+SELECT n.nspname, pg_temp.who(n.nspacl) FROM pg_namespace n
+	WHERE n.nspname LIKE 'iot%' ORDER BY 1;
+-- tables and views; partitions have nothing
+SELECT c.relname, c.relkind, pg_temp.who(coalesce(c.relacl, acldefault('r', c.relowner))) FROM pg_class c
+	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p', 'v')
+		AND (NOT c.relispartition OR c.relname LIKE '%default') ORDER BY c.relname COLLATE "C";
+SELECT count(*) AS partitions_with_privileges FROM pg_class c
+	WHERE c.relispartition AND c.relkind = 'r' AND c.relnamespace = 'iot'::regnamespace
+		AND pg_temp.who(c.relacl) IS NOT NULL;
+-- columns
+SELECT c.relname, a.attname, pg_temp.who(a.attacl) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+	WHERE c.relnamespace = 'iot'::regnamespace AND a.attacl IS NOT NULL
+	ORDER BY c.relname COLLATE "C", a.attname COLLATE "C";
+-- sequences
+SELECT c.relname, pg_temp.who(coalesce(c.relacl, acldefault('s', c.relowner))) FROM pg_class c
+	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind = 'S' ORDER BY c.relname COLLATE "C";
+-- functions: "d" runs with the owner's rights
+SELECT CASE WHEN p.prosecdef THEN 'd' ELSE ' ' END AS d, p.oid::regprocedure AS function,
+		pg_temp.who(coalesce(p.proacl, acldefault('f', p.proowner)))
+	FROM pg_proc p WHERE p.pronamespace IN ('iot'::regnamespace, 'iot_internal'::regnamespace)
+	ORDER BY p.oid::regprocedure::text COLLATE "C";
+
+-- the rules: each of these lists is empty
+SELECT p.oid::regprocedure AS public_may_execute FROM pg_proc p
+	WHERE p.pronamespace IN ('iot'::regnamespace, 'iot_internal'::regnamespace)
+		AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
+			WHERE a.grantee = 0);
+SELECT p.oid::regprocedure AS without_search_path FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+	WHERE p.pronamespace IN ('iot'::regnamespace, 'iot_internal'::regnamespace)
+		AND (l.lanname <> 'c' OR p.prosecdef)
+		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
+SELECT p.oid::regprocedure AS definer_not_of_iot_owner FROM pg_proc p
+	WHERE p.pronamespace IN ('iot'::regnamespace, 'iot_internal'::regnamespace)
+		AND p.prosecdef AND pg_get_userbyid(p.proowner) <> 'iot_owner';
+SELECT c.relname AS public_may_read FROM pg_class c
+	WHERE c.relnamespace = 'iot'::regnamespace
+		AND EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0);
+SELECT c.relname AS not_of_iot_owner FROM pg_class c
+	WHERE c.relnamespace = 'iot'::regnamespace AND pg_get_userbyid(c.relowner) <> 'iot_owner';
