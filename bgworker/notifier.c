@@ -35,7 +35,8 @@
 #define WINDOW_FAST_MS		100
 #define WINDOWS_PER_TURN	10		/* before the other duties get their turn */
 #define SWEEP_INTERVAL_MS	400		/* deadlines and push deliveries */
-#define SWEEP_MAX			1000
+#define EXPIRE_MAX			1000	/* commands of a sweep */
+#define PUSH_DUE_MAX		100		/* push deliveries: each is a write for nobody who listens */
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
 #define MAINTAIN_LOOK_MS	30000
@@ -233,12 +234,16 @@ sweep(Notifier *notifier)
 		return;
 	notifier->swept_at = now;
 	notifier->sweep_again = false;
-	if (ask("expire commands", 0, &expire, Int32GetDatum(SWEEP_MAX), &answer))
+	if (ask("expire commands", 0, &expire, Int32GetDatum(EXPIRE_MAX), &answer))
 	{
-		iot_worker_slot_count(IOT_COUNT_EXPIRED, DatumGetInt32(answer));
-		notifier->sweep_again = DatumGetInt32(answer) >= SWEEP_MAX;
+		int			expired = DatumGetInt32(answer);
+
+		iot_worker_slot_count(IOT_COUNT_EXPIRED, expired);
+		notifier->sweep_again = expired >= EXPIRE_MAX;
+		if (expired > 0)
+			ereport(LOG, (errmsg("%d commands ended at their deadline, unanswered", expired)));
 	}
-	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(SWEEP_MAX), &answer))
+	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(PUSH_DUE_MAX), &answer))
 		notifier->hint |= DatumGetInt32(answer) > 0;
 }
 

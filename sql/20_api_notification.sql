@@ -114,46 +114,46 @@ $$;
 CREATE OR REPLACE FUNCTION iot_internal.audience_recipients(p_channel text, p_audience text,
 	p_author text, p_device_id uuid, p_admins text[]) RETURNS SETOF text
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 10 SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	candidates text[];
 BEGIN
 	IF p_channel = 'webhook' THEN
 		RETURN QUERY SELECT w.name FROM iot.webhook w
 			WHERE w.name = substr(p_audience, 9) AND w.enabled;
 		RETURN;
 	END IF;
-
-	IF p_device_id IS NOT NULL
-		AND NOT EXISTS (SELECT FROM iot.device d WHERE d.device_id = p_device_id) THEN
+	IF (p_audience = 'author' AND p_author IS NULL) OR (p_device_id IS NOT NULL
+		AND NOT EXISTS (SELECT FROM iot.device d WHERE d.device_id = p_device_id)) THEN
 		RETURN;
 	END IF;
+
 	IF p_audience = 'author' THEN
-		IF p_author IS NULL THEN
-			RETURN;
-		END IF;
-		RETURN QUERY SELECT p_author WHERE iot_internal.may_be_told(p_author, p_device_id);
+		candidates := ARRAY[p_author];
 	ELSIF p_audience LIKE 'user:%' THEN
-		RETURN QUERY SELECT substr(p_audience, 6)
-			WHERE iot_internal.may_be_told(substr(p_audience, 6), p_device_id);
+		candidates := ARRAY[substr(p_audience, 6)];
 	ELSIF p_audience LIKE 'group:%' THEN
-		RETURN QUERY SELECT u.username
+		candidates := ARRAY(SELECT u.username
 			FROM iot.user_group g
 				JOIN iot.user_group_member m ON m.user_group_id = g.user_group_id
 				JOIN iot.app_user u ON u.app_user_id = m.app_user_id
-			WHERE g.name = substr(p_audience, 7) AND u.enabled
-				AND iot_internal.may_be_told(u.username, p_device_id);
+			WHERE g.name = substr(p_audience, 7) AND u.enabled);
 	ELSE
-		-- grants narrow the question before iot.may() answers it
-		RETURN QUERY SELECT u.username
-			FROM (SELECT DISTINCT m.app_user_id
-					FROM iot.device d
-						JOIN iot.access_grant a ON a.device_group_id = d.device_group_id
-						JOIN iot.user_group_member m ON m.user_group_id = a.user_group_id
-					WHERE d.device_id = p_device_id) AS c
-				JOIN iot.app_user u ON u.app_user_id = c.app_user_id
-			WHERE u.enabled AND u.username <> ALL (p_admins)
-				AND iot_internal.may_be_told(u.username, p_device_id)
-			UNION ALL
-			SELECT a.username FROM unnest(p_admins) AS a(username)
-			WHERE iot_internal.may_be_told(a.username, p_device_id);
+		-- all whom a grant or a role makes worth asking about
+		candidates := ARRAY(SELECT u.username
+			FROM iot.device d
+				JOIN iot.access_grant a ON a.device_group_id = d.device_group_id
+				JOIN iot.user_group_member m ON m.user_group_id = a.user_group_id
+				JOIN iot.app_user u ON u.app_user_id = m.app_user_id
+			WHERE d.device_id = p_device_id AND u.enabled
+			UNION
+			SELECT a.username FROM unnest(p_admins) AS a(username));
+	END IF;
+	IF p_device_id IS NULL THEN
+		RETURN QUERY SELECT c.username FROM unnest(candidates) AS c(username)
+			WHERE iot_internal.is_admin_role(c.username);
+	ELSE
+		RETURN QUERY SELECT candidates[v.ordinal]
+			FROM iot_internal.push_viewers(ARRAY[p_device_id], candidates) AS v;
 	END IF;
 	IF NOT FOUND THEN
 		RETURN NEXT '*';

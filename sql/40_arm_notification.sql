@@ -161,6 +161,8 @@ BEGIN
 	-- The worker reads and writes through functions.
 	GRANT SELECT, INSERT, UPDATE, DELETE ON iot.webhook, iot.notification_rule TO iot_admin;
 	GRANT SELECT ON iot.notification, iot.delivery, iot.notification_read TO iot_admin;
+	-- to have a delivery tried again
+	GRANT UPDATE (status, attempts, next_attempt_at) ON iot.delivery TO iot_admin;
 
 	COMMENT ON TABLE iot.webhook IS 'receivers of notifications over HTTP';
 	COMMENT ON COLUMN iot.webhook.options IS

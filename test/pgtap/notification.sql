@@ -2,7 +2,7 @@
 -- In a database of its own, without workers and without a transaction around all: the log shows an
 -- event to no one before its commit.
 SET client_min_messages TO warning;
-SELECT plan(97);
+SELECT plan(98);
 
 INSERT INTO iot.parameter (name, unit) VALUES ('t-temperature', '°C');
 INSERT INTO iot.device_group (name) VALUES ('t-plant'), ('t-lab');
@@ -200,6 +200,15 @@ SELECT is_empty('SELECT * FROM iot.notifications()', 'a disabled user sees nothi
 SELECT set_config('request.jwt.claims', '', false);
 SELECT is_empty('SELECT * FROM iot.notifications()', 'nor does nobody');
 SELECT throws_ok('SELECT iot.mark_notifications_read(1)', '42501', 'no user is named', 'nobody has no position');
+
+SELECT results_eq(
+	$$SELECT d.name, u.username FROM iot.device d, iot.app_user u
+		WHERE iot.may(u.username, d.device_id, 'view') ORDER BY 1, 2$$,
+	$$SELECT d.name, (a.usernames)[v.ordinal]
+		FROM (SELECT array_agg(u.username) AS usernames FROM iot.app_user u) a,
+			iot_internal.push_viewers(ARRAY(SELECT d.device_id FROM iot.device d), a.usernames) v
+			JOIN iot.device d ON d.device_id = v.device_id ORDER BY 1, 2$$,
+	'asking for many gives what asking for each gives');
 
 -- 7. push back-off
 SELECT is(iot_internal.push_due(100), 0, 'nothing is due yet');

@@ -55,7 +55,7 @@ my $slow = $iot->session;
 $slow->query_safe('BEGIN');
 my ($slow_id) = $slow->query_safe(emit_sql('t.slow')) =~ /([0-9a-f-]{36})/;
 my $worst = 0;
-for my $i (1 .. 20)
+for my $i (1 .. 8)
 {
 	my $start = time();
 	my $id = $iot->psql(emit_sql('t.fast'));
