@@ -326,6 +326,8 @@ iot_worker_start(IotWorkerKind kind, Oid database, const pg_uuid_t *adapter_id, 
 	pgstat_report_appname(appname);
 	pgstat_report_activity(STATE_IDLE, NULL);
 	SetConfigOption("search_path", "pg_catalog, pg_temp", PGC_SUSET, PGC_S_OVERRIDE);
+	/* compiling our statements would take longer than running them */
+	SetConfigOption("jit", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	/* a waiter holds back the xmin horizon: give up before two seconds, and come again */
 	SetConfigOption("lock_timeout", "1500ms", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("idle_in_transaction_session_timeout", "0", PGC_SUSET, PGC_S_OVERRIDE);

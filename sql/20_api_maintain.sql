@@ -219,7 +219,7 @@ $function$;
 -- keeps all its rows: they may be why it was restored.
 CREATE OR REPLACE FUNCTION iot_internal.maintain_step() RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '200ms' AS $function$
+SET lock_timeout = '200ms' SET jit = off AS $function$
 DECLARE
 	state text;
 	parent regclass;

@@ -1,5 +1,7 @@
 -- What an operator sees: iot.status() in one look, iot.metric for a monitoring system, and
 -- iot.check(), the doctor.
+--
+-- Compiling such queries would take longer than running them: "jit" is off.
 
 CREATE OR REPLACE FUNCTION iot_internal.preloaded() RETURNS boolean
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_preloaded_sql';
@@ -59,7 +61,7 @@ $function$;
 
 CREATE OR REPLACE FUNCTION iot.check()
 RETURNS TABLE (severity text, finding text, hint text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
 	state text := iot_internal.epoch_state();
@@ -218,7 +220,7 @@ COMMENT ON FUNCTION iot.check() IS
 	'the doctor: what keeps iot from working, or soon will, and what to do';
 
 CREATE OR REPLACE FUNCTION iot.status() RETURNS jsonb
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
 	state text := iot_internal.epoch_state();
 	known jsonb := jsonb_build_object(
@@ -305,7 +307,7 @@ COMMENT ON FUNCTION iot.status() IS
 -- The same as rows, for whatever scrapes: one number each, with at most one label.
 CREATE OR REPLACE FUNCTION iot_internal.metrics()
 RETURNS TABLE (metric text, label text, value double precision)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
 	status jsonb := iot.status();
 BEGIN
