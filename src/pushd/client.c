@@ -316,17 +316,17 @@ client_close(Client *client, uint16_t code, const char *reason)
 	client->close_code = code;
 	client->close_reason = reason;
 	client->deadline = now_ms() + LINGER_MS;
-	if (lws_partial_buffered(client->wsi))
+	/* half a frame is in the library: not even its rest may follow a token's end */
+	if (code == CLOSE_EXPIRED && lws_partial_buffered(client->wsi))
+	{
+		client_kill(client);
+		return;
+	}
+	if (code == CLOSE_TOO_SLOW)
 	{
 		int			size = MAX_QUEUE;
 
-		/* half a frame is in the library: not even its rest may follow a token's end */
-		if (code == CLOSE_EXPIRED)
-		{
-			client_kill(client);
-			return;
-		}
-		/* a buffer that never empties has to grow for the close to find room */
+		/* a buffer that never empties has to grow for the close to find room in it */
 		(void) setsockopt(lws_get_socket_fd(client->wsi), SOL_SOCKET, SO_SNDBUF, &size,
 						  sizeof(size));
 	}

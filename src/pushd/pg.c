@@ -185,7 +185,7 @@ attempt_expired(lws_sorted_usec_list_t *timer)
 static void
 connect_start(lws_sorted_usec_list_t *timer)
 {
-	const char *keywords[] = {"fallback_application_name", "tcp_user_timeout", "dbname",
+	const char *keywords[] = {"application_name", "tcp_user_timeout", "dbname",
 	"client_encoding", NULL};
 	const char *values[] = {"iot-pushd", "15000", pg.conninfo, "UTF8", NULL};
 
