@@ -20,6 +20,7 @@
 
 #include "bgworker/mqtt_store.h"
 #include "bgworker/worker.h"
+#include "dead_letter.h"
 #include "iot.h"
 #include "plan.h"
 
@@ -84,11 +85,6 @@ static IotPlan record_answers = {
 	"SELECT r.outcome FROM iot_internal.adapter_result($1, $2, $3, $4) r",
 	4, {TEXTARRAYOID, UUIDARRAYOID, BOOLARRAYOID, TEXTARRAYOID}
 };
-static IotPlan add_dead_letter = {
-	"SELECT iot_internal.dead_letter_add($1, $2, $3, $4, $5, $6)",
-	6, {TEXTOID, TEXTOID, TEXTOID, BYTEAOID, TEXTOID, TEXTOID}
-};
-
 #define COMMAND_COLUMNS \
 	"t.device_id, t.command_id, t.device, t.parameter_id, t.parameter, t.value, t.version," \
 	" t.attempts, t.deadline, t.ack_mode, t.ack_timeout_ms, t.max_attempts, t.topic, t.payload"
@@ -106,46 +102,23 @@ static IotPlan attempt_commands = {
 	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 
-/* Bytes of a message as text for a dead letter: a topic may hold anything. */
-static Datum
-topic_datum(const IotIngestMessage *message)
-{
-	char	   *copy = pnstrdup(message->topic, Min(message->topic_len, IOT_TOPIC_MAX));
-
-	if (!pg_verifymbstr(copy, strlen(copy), true))
-	{
-		for (char *c = copy; *c != '\0'; c++)
-		{
-			if (IS_HIGHBIT_SET(*c))
-				*c = '?';
-		}
-	}
-	return CStringGetTextDatum(copy);
-}
-
 static void
 store_dead_letter(const IotMqttConfig *config, const IotIngestMessage *message,
-				  const char *device, const char *reason, const char *error)
+				  const char *device, IotReason reason, const char *error)
 {
-	Datum		values[6];
-	char		nulls[] = "      ";
-	bytea	   *payload = palloc(VARHDRSZ + message->payload_len);
+	IotDeadLetter letter = {
+		.adapter = config->name,
+		.device = device,
+		.topic = message->topic,
+		.topic_len = message->topic_len,
+		.payload = message->payload,
+		.payload_len = message->payload_len,
+		.reason = reason,
+		.error = error,
+		.count = 1
+	};
 
-	SET_VARSIZE(payload, VARHDRSZ + message->payload_len);
-	memcpy(VARDATA(payload), message->payload, message->payload_len);
-	values[0] = CStringGetTextDatum(config->name);
-	if (device != NULL)
-		values[1] = CStringGetTextDatum(device);
-	else
-		nulls[1] = 'n';
-	values[2] = topic_datum(message);
-	values[3] = PointerGetDatum(payload);
-	values[4] = CStringGetTextDatum(reason);
-	if (error != NULL)
-		values[5] = CStringGetTextDatum(error);
-	else
-		nulls[5] = 'n';
-	iot_plan_execute(&add_dead_letter, values, nulls);
+	iot_dead_letter_store(&letter, 1);
 }
 
 static Answer *
@@ -252,7 +225,7 @@ store_body(void *arg)
 
 		if (answer->outcome == OUTCOME_UNKNOWN && answer->message >= 0)
 			store_dead_letter(job->config, &job->messages[answer->message], answer->device,
-							  "unknown_command", "the device has no such command");
+							  IOT_REASON_UNKNOWN_COMMAND, "the device has no such command");
 	}
 }
 
@@ -261,7 +234,7 @@ letter_body(void *arg)
 {
 	LetterJob  *job = arg;
 
-	store_dead_letter(job->config, job->message, NULL, "refused_by_database", job->error);
+	store_dead_letter(job->config, job->message, NULL, IOT_REASON_REFUSED_BY_DATABASE, job->error);
 }
 
 /* One line per command that ended; an error text is the device's own and is kept short. */

@@ -64,7 +64,7 @@ typedef struct IotIngestCounters
 	uint64		reasons[IOT_REASONS];	/* of conflict and rejected */
 } IotIngestCounters;
 
-/* An acknowledgement that is well-formed and from a known device; not yet held against a command. */
+/* A well-formed acknowledgement of a known device, not yet held against a command. */
 typedef struct IotIngestAck
 {
 	int			message;		/* index in the batch */

@@ -10,10 +10,12 @@
 
 #include <math.h>
 
+#include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "core/utf8.h"
@@ -251,6 +253,48 @@ add_report(IotBatch *batch, int index, IotDevice *device)
 	return report;
 }
 
+/*
+ * The payload as jsonb, or NULL with the reason in *error.  The server has limits of its own (on
+ * numbers, and on characters that its encoding lacks) and says so by raising; a subtransaction
+ * keeps that from costing the batch.
+ */
+static Jsonb *
+make_jsonb(const IotIngestMessage *message, const char **error)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	char	   *text = pnstrdup(message->payload, message->payload_len);
+	Jsonb	   *volatile result = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		char	   *converted = pg_any_to_server(text, message->payload_len, PG_UTF8);
+
+		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(converted)));
+		ReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (ERRCODE_TO_CATEGORY(edata->sqlerrcode) != ERRCODE_DATA_EXCEPTION)
+			ReThrowError(edata);
+		*error = edata->message;
+	}
+	PG_END_TRY();
+	return result;
+}
+
 static void
 take_attributes(IotBatch *batch, int index)
 {
@@ -259,19 +303,17 @@ take_attributes(IotBatch *batch, int index)
 	const char *error;
 	IotPayloadStatus status = iot_attributes_check(message->payload, message->payload_len,
 												   &error);
-	char	   *text;
-	char	   *converted;
+	Jsonb	   *attributes = NULL;
 
-	if (status != IOT_PAYLOAD_OK)
+	if (status == IOT_PAYLOAD_OK)
+		attributes = make_jsonb(message, &error);
+	if (attributes == NULL)
 	{
 		iot_batch_refuse(batch, index, reason_of(status), error);
 		return;
 	}
 	touch(batch, device, message->retained ? DT_NOBEGIN : message->received_at);
-	text = pnstrdup(message->payload, message->payload_len);
-	converted = pg_any_to_server(text, message->payload_len, PG_UTF8);
-	add_report(batch, index, device)->attributes =
-		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(converted)));
+	add_report(batch, index, device)->attributes = attributes;
 	batch->counters.attributes++;
 }
 

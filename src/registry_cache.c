@@ -101,7 +101,6 @@ static bool cache_ends_with_xact = false;
 static bool cache_used = false;	/* in this transaction */
 static int	user_levels[16];	/* nesting level of transactions where each open batch began */
 static int	user_count = 0;
-static uint64 cache_generation = 1;
 
 /* Tables whose rows the cache holds; all zero until the cache is first built. */
 static const char *const watched_names[] = {
@@ -133,27 +132,14 @@ static IotPlan select_sensors = {
 	1, {UUIDARRAYOID}
 };
 
-static void
-forget(void)
-{
-	cache_generation++;
-	cache_stale = true;
-}
-
 /* May run anywhere, in the middle of a lookup too: sets a flag and frees nothing. */
 static void
 on_relcache_change(Datum arg, Oid relid)
 {
-	if (!OidIsValid(relid))
-	{
-		forget();
-		return;
-	}
+	/* no relation in particular means all of them */
+	cache_stale = cache_stale || !OidIsValid(relid);
 	for (int i = 0; i < lengthof(watched); i++)
-	{
-		if (watched[i] == relid)
-			forget();
-	}
+		cache_stale = cache_stale || watched[i] == relid;
 }
 
 static void
@@ -163,10 +149,8 @@ on_xact_end(XactEvent event, void *arg)
 		return;
 	/* an error may have left a batch without iot_registry_end() */
 	user_count = 0;
-	if (cache_ends_with_xact)
-		forget();
-	/* what the cache says was written was not */
-	if (cache_used && event == XACT_EVENT_ABORT)
+	/* after an abort, what the cache says was written was not */
+	if (cache_ends_with_xact || (cache_used && event == XACT_EVENT_ABORT))
 		cache_stale = true;
 	cache_ends_with_xact = false;
 	cache_used = false;
@@ -327,13 +311,6 @@ iot_registry_end(void)
 {
 	Assert(user_count > 0);
 	user_count--;
-}
-
-/* Changes whenever the registry may have; for whoever derives something of his own from it. */
-uint64
-iot_registry_generation(void)
-{
-	return cache_generation;
 }
 
 /* Words and numbers of a labels object; NULL where it has none of use. */
@@ -630,32 +607,6 @@ iot_registry_topic_match(int from, const char *topic, size_t len, IotTopicKind *
 		}
 	}
 	return -1;
-}
-
-/*
- * Filters that cover the topics of all device types, each once: C strings in the current memory
- * context.  Needs SPI and a transaction, may raise.
- */
-List *
-iot_registry_filters(void)
-{
-	List	   *filters = NIL;
-
-	iot_registry_begin();
-	for (int i = 0; i < cache.topic_count; i++)
-	{
-		char		filter[IOT_TOPIC_MAX + 1];
-		ListCell   *lc;
-		bool		known = false;
-
-		(void) iot_topic_template_filter(&cache.topics[i].parsed, filter, sizeof(filter));
-		foreach(lc, filters)
-			known = known || strcmp((char *) lfirst(lc), filter) == 0;
-		if (!known)
-			filters = lappend(filters, pstrdup(filter));
-	}
-	iot_registry_end();
-	return filters;
 }
 
 /* Start of the time for which measurements are kept. */

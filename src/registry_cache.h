@@ -57,11 +57,8 @@ typedef struct IotDevice
 	int			touch;			/* and its place there */
 } IotDevice;
 
-extern PGDLLEXPORT void iot_registry_begin(void);
-extern PGDLLEXPORT void iot_registry_end(void);
-extern PGDLLEXPORT uint64 iot_registry_generation(void);
-extern PGDLLEXPORT List *iot_registry_filters(void);
-
+extern void iot_registry_begin(void);
+extern void iot_registry_end(void);
 extern int	iot_registry_topic_match(int from, const char *topic, size_t len,
 									 IotTopicKind *kind, const char **device, size_t *device_len);
 extern IotDevice *iot_registry_device(const char *name, size_t len);

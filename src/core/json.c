@@ -3,8 +3,9 @@
  *		Reading JSON of strangers: cJSON's tree, walked value by value, with the checks it leaves out.
  *
  * cJSON parses; what it would let through and we must not is checked here: bytes behind the value,
- * NUL (it would cut a name short: "temperature\u0000x" must not read as "temperature"), and depth.  The caller has checked that the text is valid UTF-8.  Memory is malloc'ed, bounded by
- * the size of the text; nothing raises.
+ * NUL (it would cut a name short: "temperature\u0000x" must not read as "temperature"), and depth.
+ * The caller has checked that the text is valid UTF-8.  Memory is malloc'ed, bounded by the size of
+ * the text; nothing raises.
  */
 #include "core/json.h"
 

@@ -7,6 +7,7 @@
  */
 #include "core/payload.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "core/json.h"
@@ -15,7 +16,6 @@
 #ifdef POSTGRES_H
 #error "src/core is plain C"
 #endif
-
 
 typedef enum AckKey
 {
@@ -262,6 +262,24 @@ iot_status_parse(const char *payload, size_t len, bool *online, const char **err
 }
 
 /*
+ * Whether readers can bear the value: its depth is bounded, and no number of a few characters fills
+ * a page when it is written out.
+ */
+static void
+check_value(IotJson *json)
+{
+	IotJsonType type = iot_json_peek(json);
+
+	if (type == IOT_JSON_NUMBER && isinf(iot_json_number(json)))
+		json->error = "number is out of range";
+	if ((type == IOT_JSON_OBJECT || type == IOT_JSON_ARRAY) && iot_json_enter(json))
+	{
+		while (iot_json_next_element(json))
+			check_value(json);
+	}
+}
+
+/*
  * Whether the payload is a JSON object; else *error is a static phrase.  jsonb is stricter in
  * corners, such as the range of numbers, and has the last word.
  */
@@ -278,13 +296,15 @@ iot_attributes_check(const char *payload, size_t len, const char **error)
 		return IOT_PAYLOAD_INVALID_UTF8;
 	}
 	iot_json_init(&json, payload, len);
+	if (json.error == NULL && iot_json_peek(&json) != IOT_JSON_OBJECT)
+		status = wrong_type(error, "not an object");
+	else
+		check_value(&json);
 	if (json.error != NULL)
 	{
 		*error = json.error;
 		status = IOT_PAYLOAD_MALFORMED;
 	}
-	else if (iot_json_peek(&json) != IOT_JSON_OBJECT)
-		status = wrong_type(error, "not an object");
 	iot_json_free(json.tree);
 	return status;
 }

@@ -160,6 +160,13 @@ SELECT results_eq(format('SELECT attributes FROM iot.device_state WHERE device_i
 	ARRAY['{"fw": "1.3", "net": 1, "name": "Öfchen"}'::jsonb], 'they are merged key by key');
 SELECT refused('iot/boiler/attributes', '[1]', 'wrong_type', 'attributes that are no object');
 SELECT refused('iot/boiler/attributes', '{"a":1e20000}', 'malformed_json', 'a number that nothing holds');
+SELECT is(counts(iot_internal.ingest_messages('mqtt', array_fill('iot/boiler/attributes'::text, ARRAY[3]),
+		ARRAY['{"x":1}', '{"y":1e-20000}', '{"z":01}']::bytea[], '{f,f,f}')),
+	'{"messages": 3, "attributes": 1, "received": 2, "rejected": 2, "reasons": {"malformed_json": 2}}',
+	'what only the server refuses does not cost the batch');
+SELECT results_eq(format('SELECT attributes -> ''x'' FROM iot.device_state WHERE device_id = %L', :'boiler'),
+	ARRAY['1'::jsonb], 'the rest of it is stored');
+DELETE FROM iot.dead_letter;
 SELECT iot_internal.ingest_messages('mqtt', array_fill('iot/boiler/attributes'::text, ARRAY[6]),
 	(SELECT array_agg(format('{"k%s":"%s"}', i, (SELECT string_agg(md5(i || '/' || j), '')
 		FROM generate_series(1, 1900) j))::bytea) FROM generate_series(1, 6) i), '{f,f,f,f,f,f}') AS grown \gset

@@ -494,7 +494,12 @@ attributes(void **state)
 	assert_attributes("{}", IOT_PAYLOAD_OK);
 	assert_attributes("{\"fw\":\"1.2\",\"net\":{\"rssi\":-60,\"ips\":[\"::1\",null]}}",
 					  IOT_PAYLOAD_OK);
-	assert_attributes("{\"a\":1e9999}", IOT_PAYLOAD_OK);
+	assert_attributes("{\"a\":[1e308,{\"b\":[]}],\"c\":{}}", IOT_PAYLOAD_OK);
+	assert_attributes("{\"a\":[1,{\"b\":1e9999}]}", IOT_PAYLOAD_MALFORMED);
+	assert_attributes("{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}",
+					  IOT_PAYLOAD_OK);
+	assert_attributes("{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}",
+					  IOT_PAYLOAD_MALFORMED);
 	assert_attributes("[]", IOT_PAYLOAD_WRONG_TYPE);
 	assert_attributes("1", IOT_PAYLOAD_WRONG_TYPE);
 	assert_attributes("", IOT_PAYLOAD_MALFORMED);
