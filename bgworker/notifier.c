@@ -39,7 +39,7 @@
 #define PUSH_DUE_MAX		100		/* push deliveries: each is a write for nobody who listens */
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
-#define MAINTAIN_LOOK_MS	30000
+#define MAINTAIN_LOOK_MS	5000
 #define TURNS_AT_ONCE		20		/* then one in PACE_MS */
 #define PACE_MS				4
 

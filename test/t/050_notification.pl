@@ -164,6 +164,20 @@ is($iot->psql(q{SELECT count(*) FROM iot.notification WHERE event = 't.unheard'}
 $iot->poll(q{SELECT state = 'running' AND heartbeat_at > now() - interval '15 s' FROM iot.worker WHERE name = 'notifier'});
 pass('it reports');
 
+# a copy is silent until somebody resumes it; then it tells what happened meanwhile
+$mark = $iot->log_size;
+$iot->psql('UPDATE iot.epoch SET paused = true');
+$iot->wait_for_log(qr/iot worker is idle: paused/, $mark);
+my $quiet = $iot->psql(emit_sql('o.quiet'));
+is($iot->psql(qq{SELECT count(*) FROM iot.notification WHERE event_id = '$quiet'}), 0, 'paused, it tells nothing');
+$iot->psql('SELECT iot.resume()');
+ok($iot->poll(told($quiet), timeout => 10), 'resumed, it does');
+
+# maintenance that nobody else does
+$iot->psql(q{UPDATE iot.maintenance SET last_run_at = now() - interval '2 hours'});
+ok($iot->poll(q{SELECT last_run_at > now() - interval '1 minute' FROM iot.maintenance}, timeout => 30),
+	'it maintains the tables where the last run is over an hour old');
+
 # I24
 $iot->poll(q{SELECT n_tup_ins > 0 FROM pg_stat_user_tables WHERE relid = 'iot.notification'::regclass}, timeout => 5);
 pass('I24: what it writes shows in the statistics');
