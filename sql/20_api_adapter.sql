@@ -108,7 +108,8 @@ BEGIN
 				AND NOT EXISTS (
 					SELECT FROM iot.command c
 					WHERE c.device_id = f.device_id AND c.parameter_id = f.parameter_id
-						AND c.status = 'COMMITTED' AND c.version < f.version)
+						AND c.finished_at IS NULL AND c.status = 'COMMITTED'
+						AND c.version < f.version)
 			ORDER BY f.created_at, f.version
 			LIMIT max_commands) f;
 	IF due.device_ids IS NULL THEN

@@ -143,7 +143,8 @@ BEGIN
 		-- which is now, rather than reach a device or keep later ones waiting.
 		UPDATE iot.command c SET deadline = now()
 			FROM iot.epoch e
-			WHERE c.status = 'COMMITTED' AND c.created_at < e.created_at AND c.deadline > now();
+			WHERE c.finished_at IS NULL AND c.status = 'COMMITTED'
+				AND c.created_at < e.created_at AND c.deadline > now();
 		UPDATE iot.epoch SET paused = false;
 	ELSE
 		RAISE EXCEPTION 'iot cannot be resumed: its state is "%"', state

@@ -199,7 +199,8 @@ BEGIN
 			'See whether its worker runs; a consumer that is no more is deleted from iot.consumer.');
 	END LOOP;
 	amount := (SELECT count(*) FROM iot.command c
-		WHERE c.status = 'COMMITTED' AND c.deadline < now() - interval '10 s');
+		WHERE c.finished_at IS NULL AND c.status = 'COMMITTED'
+			AND c.deadline < now() - interval '10 s');
 	IF amount > 0 THEN
 		RETURN QUERY VALUES ('error', format('%s commands are past their deadline and not final', amount),
 			'The notifier ends them: see why it does not.');
@@ -268,7 +269,7 @@ BEGIN
 					'in_flight', (SELECT count(*) FROM iot.saga_step s
 						WHERE s.service = 'adapter' AND s.status = 'PROCESSING'),
 					'oldest_at', min(c.created_at))
-				FROM iot.command c WHERE c.status = 'COMMITTED'),
+				FROM iot.command c WHERE c.finished_at IS NULL AND c.status = 'COMMITTED'),
 			'notifications', (
 				SELECT jsonb_build_object('pending', coalesce(sum(d.pending), 0),
 					'by_channel', coalesce(jsonb_object_agg(d.channel, d.pending), '{}'),

@@ -91,9 +91,10 @@ BEGIN
 			('PROCESSING', 'COMMITTED', 'COMPLETED', 'FAILED', 'CANCELLED'))
 	) WITH (fillfactor = 70);
 	CREATE INDEX command_command_id_idx ON iot.command (command_id);
-	CREATE INDEX command_deadline_idx ON iot.command (deadline) WHERE status = 'COMMITTED';
-	CREATE INDEX command_device_id_parameter_id_version_idx
-		ON iot.command (device_id, parameter_id, version) WHERE status = 'COMMITTED';
+	-- by finished_at and not by status, so that approving and trying are updates in place (HOT)
+	CREATE INDEX command_deadline_idx ON iot.command (deadline) WHERE finished_at IS NULL;
+	CREATE INDEX command_device_id_parameter_id_idx ON iot.command (device_id, parameter_id)
+		WHERE finished_at IS NULL;
 	CREATE INDEX command_created_at_idx ON iot.command USING brin (created_at);
 	CREATE TABLE iot.saga_step (
 		device_id uuid NOT NULL,

@@ -101,7 +101,8 @@ static IotPlan inherit_previous = {
 	" ELSE c.previous_desired END,"
 	" previous_desired_version = CASE WHEN c.previous_desired_version = $3 THEN $9"
 	" ELSE c.previous_desired_version END"
-	" WHERE c.device_id = $1 AND c.parameter_id = $2 AND c.status = 'COMMITTED'"
+	" WHERE c.device_id = $1 AND c.parameter_id = $2 AND c.finished_at IS NULL"
+	" AND c.status = 'COMMITTED'"
 	" AND c.version > $3 AND (c.previous_version = $3 OR c.previous_desired_version = $3)",
 	9, {UUIDOID, UUIDOID, INT8OID, FLOAT8OID, TIMESTAMPTZOID, TEXTOID, INT8OID, FLOAT8OID, INT8OID}
 };
