@@ -28,7 +28,7 @@ WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
 DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
 EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
 			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) \
-			   $(wildcard src/core/*.san.[od]) $(BENCH) tmp_check
+			   $(wildcard src/core/*.san.[od]) test/fuzz/core test/fuzz/corpus $(BENCH) tmp_check
 
 # fmgr's signatures leave arguments unused, and the server's headers compare signs.
 PG_CFLAGS    = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
@@ -98,6 +98,15 @@ $(UNIT): %: %.c $(UNIT_OBJS)
 unit: $(UNIT)
 	@set -e; for program in $(UNIT); do ./$$program; done
 
+# Readers of what strangers send, for as long as one likes: make fuzz FUZZ_SECONDS=3600
+FUZZ_SECONDS ?= 60
+test/fuzz/core: test/fuzz/core.c $(wildcard src/core/*.[ch])
+	clang $(PROGRAM_CFLAGS) -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
+		-I$(CURDIR)/src -o $@ $< $(filter src/core/%.c,$^) -lcjson -lm
+fuzz: test/fuzz/core
+	cd test/fuzz && mkdir -p corpus && ./core -max_total_time=$(FUZZ_SECONDS) -dict=core.dict \
+		-max_len=4096 corpus
+
 # Clients and yardsticks of `make bench`.
 BENCH        = test/bench/latency test/bench/fanout_clients test/bench/fanout_server
 $(BENCH): %: %.c test/bench/ws_client.c test/bench/ws_client.h
@@ -112,6 +121,6 @@ demo:
 bench:
 	+test/bench/bench
 
-.PHONY: install-more uninstall-more stage unit test demo bench bench-programs
+.PHONY: install-more uninstall-more stage unit fuzz test demo bench bench-programs
 
 -include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d)
