@@ -200,7 +200,7 @@ store(void)
 	adapter.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
 	if (count > 0)
 	{
-		iot_link_give_back("the database did not take a batch");
+		iot_link_give_back();
 		follow_link();
 	}
 }

@@ -52,6 +52,7 @@ static struct
 	TimestampTz retry_at;
 	TimestampTz outage_since;	/* 0: none */
 	int			outage_attempts;
+	TimestampTz giving_back_since;	/* 0: the database takes what we read */
 	IotBackoff	backoff;
 
 	/* written by callbacks */
@@ -270,7 +271,9 @@ go_down(void)
 	bool		was_up = conn.state == IOT_LINK_UP;
 	uint32_t	delay = iot_backoff_next(&conn.backoff);
 
-	if (was_up)
+	if (conn.giving_back_since != 0)
+		 /* said when it began */ ;
+	else if (was_up)
 		ereport(LOG,
 				(errcode(ERRCODE_CONNECTION_FAILURE),
 				 errmsg("adapter \"%s\" lost its connection to MQTT broker \"%s\": %s",
@@ -453,13 +456,20 @@ iot_link_close(void)
 
 /* Drops the link with all that was read and not acknowledged; the broker will deliver it again. */
 void
-iot_link_give_back(const char *reason)
+iot_link_give_back(void)
 {
 	if (conn.state == IOT_LINK_DOWN)
 		return;
 	iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, conn.nmessages);
+	if (conn.giving_back_since == 0)
+	{
+		conn.giving_back_since = GetCurrentTimestamp();
+		ereport(LOG,
+				(errmsg("adapter \"%s\" gives messages back to MQTT broker \"%s\": the database did not take them",
+						conn.config->name, conn.config->url)));
+	}
 	conn.lost = false;
-	set_lost("%s", reason);
+	set_lost("the database did not take a batch");
 	go_down();
 }
 
@@ -468,6 +478,13 @@ void
 iot_link_prove(void)
 {
 	iot_backoff_reset(&conn.backoff);
+	if (conn.giving_back_since != 0)
+		ereport(LOG,
+				(errmsg("adapter \"%s\": the database takes messages again after %ld s",
+						conn.config->name,
+						TimestampDifferenceMilliseconds(conn.giving_back_since,
+														GetCurrentTimestamp()) / 1000)));
+	conn.giving_back_since = 0;
 }
 
 /* Errors of the library that say more in errno. */
@@ -509,7 +526,9 @@ come_up(void)
 
 	conn.state = IOT_LINK_UP;
 	iot_worker_slot_count(IOT_COUNT_CONNECTED, 1);
-	if (conn.outage_since != 0)
+	if (conn.giving_back_since != 0)
+		 /* the broker was not the trouble */ ;
+	else if (conn.outage_since != 0)
 		ereport(LOG,
 				(errmsg("adapter \"%s\" connected to MQTT broker \"%s\" after %ld s and %d failed attempts",
 						conn.config->name, conn.config->url,

@@ -35,7 +35,7 @@ extern IotLinkState iot_link_state(void);
 extern void iot_link_read(void);
 extern void iot_link_write(void);
 extern void iot_link_turn(void);
-extern void iot_link_give_back(const char *reason);
+extern void iot_link_give_back(void);
 extern void iot_link_close(void);
 extern void iot_link_prove(void);
 
