@@ -424,30 +424,45 @@ $$;
 CREATE OR REPLACE FUNCTION iot.notifications(after_seq bigint DEFAULT 0)
 RETURNS TABLE (seq bigint, event text, device text, at timestamptz, title text, body jsonb,
 	username text, read boolean)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-	WITH me AS MATERIALIZED (
-		SELECT iot_internal.current_username() AS username
-	), addressed AS MATERIALIZED (
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+DECLARE
+	me text := iot_internal.current_username();
+	read_to bigint := coalesce((SELECT r.up_to_seq FROM iot.notification_read r
+		WHERE r.username = me), 0);
+	audiences text[];
+	nothing CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
+BEGIN
+	-- Audiences are few: each is judged once.  "author" depends on the row.
+	audiences := ARRAY(
+		WITH used AS MATERIALIZED (
+			SELECT DISTINCT n.audience FROM iot.notification n
+				WHERE n.channel = 'push' AND n.seq > notifications.after_seq
+					AND n.audience <> 'author')
+		SELECT u.audience FROM used u WHERE iot_internal.in_audience(me, u.audience, NULL));
+	RETURN QUERY
+	WITH addressed AS MATERIALIZED (
 		SELECT n.seq, n.event_id, n.event, n.device, n.device_id, n.event_at, n.title, n.body,
 				n.username
-			FROM iot.notification n, me
+			FROM iot.notification n
 			WHERE n.channel = 'push' AND n.seq > notifications.after_seq
-				AND iot_internal.in_audience(me.username, n.audience, n.username)
+				AND (n.audience = ANY (audiences) OR (n.audience = 'author' AND n.username = me))
+	), about AS MATERIALIZED (
+		SELECT DISTINCT a.device_id FROM addressed a
 	), viewable AS MATERIALIZED (
-		SELECT d.device_id
-			FROM (SELECT DISTINCT a.device_id FROM addressed a) AS d, me
-			WHERE iot_internal.may_be_told(me.username, d.device_id)
+		SELECT coalesce(d.device_id, nothing) AS device_id FROM about d
+			WHERE iot_internal.may_be_told(me, d.device_id)
 	)
-	SELECT a.seq, a.event, a.device, a.event_at, a.title, a.body, a.username,
-			a.seq <= coalesce((SELECT r.up_to_seq FROM iot.notification_read r
-				WHERE r.username = me.username), 0)
-		FROM me, addressed a
-			JOIN viewable v ON v.device_id IS NOT DISTINCT FROM a.device_id
+	SELECT a.seq, a.event, a.device, a.event_at, a.title, a.body, a.username, a.seq <= read_to
+		FROM addressed a
+			JOIN viewable v ON v.device_id = coalesce(a.device_id, nothing)
 		WHERE NOT EXISTS (
 			SELECT FROM iot.notification p
 			WHERE p.event_id = a.event_id AND p.channel = 'push' AND p.seq < a.seq
-				AND iot_internal.in_audience(me.username, p.audience, p.username))
-		ORDER BY a.seq
+				AND (p.audience = 'viewers'
+					OR iot_internal.in_audience(me, p.audience, p.username)))
+		ORDER BY a.seq;
+END
 $$;
 COMMENT ON FUNCTION iot.notifications(bigint) IS
 	'push notifications for the calling user after a position, oldest first';
