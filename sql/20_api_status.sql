@@ -144,7 +144,7 @@ BEGIN
 			AND row.heartbeat_at < clock_timestamp() - interval '15 s' THEN
 			RETURN QUERY VALUES ('error', format('worker "%s" does not run', row.name),
 				coalesce(row.detail, 'See the server''s log, and "max_worker_processes" and "iot.max_workers".'));
-		ELSIF row.kind = 'adapter' AND row.state <> 'connected' AND row.state <> 'stopped' THEN
+		ELSIF row.adapter IS NOT NULL AND row.state <> 'connected' AND row.state <> 'stopped' THEN
 			RETURN QUERY VALUES ('warning', format('adapter "%s" has no broker: it is %s',
 					row.adapter, row.state),
 				coalesce(row.detail || '. ', '') || 'Look at its url and options in iot.adapter.');
@@ -251,7 +251,7 @@ BEGIN
 				FROM iot_internal.workers() w),
 			'connections', jsonb_build_object(
 				'brokers', (SELECT count(*) FROM iot_internal.workers() w
-					WHERE w.kind = 'adapter' AND w.state = 'connected'),
+					WHERE w.adapter IS NOT NULL AND w.state = 'connected'),
 				'enabled_adapters', (SELECT count(*) FROM iot.adapter a WHERE a.enabled),
 				'push_daemons', iot_internal.push_sessions(),
 				'sessions', (SELECT sum(d.numbackends) FROM pg_stat_database d),
