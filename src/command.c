@@ -66,13 +66,20 @@ static IotPlan find_request = {
 	" WHERE c.device_id = $1 AND c.request_id = $2",
 	2, {UUIDOID, UUIDOID}
 };
-static IotPlan insert_command = {
-	"INSERT INTO iot.command (device_id, command_id, request_id, parameter_id, adapter_id, action,"
-	" value, expected, username, created_at, deadline)"
+
+#define INSERT_COMMAND \
+	"INSERT INTO iot.command (device_id, command_id, request_id, parameter_id, adapter_id, action," \
+	" value, expected, username, created_at, deadline)" \
 	" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-	" ON CONFLICT (device_id, request_id) DO NOTHING",
-	11, {UUIDOID, UUIDOID, UUIDOID, UUIDOID, UUIDOID, TEXTOID, FLOAT8OID, FLOAT8OID, TEXTOID,
+#define INSERT_COMMAND_TYPES \
+	{UUIDOID, UUIDOID, UUIDOID, UUIDOID, UUIDOID, TEXTOID, FLOAT8OID, FLOAT8OID, TEXTOID, \
 	TIMESTAMPTZOID, TIMESTAMPTZOID}
+
+static IotPlan insert_command = {INSERT_COMMAND, 11, INSERT_COMMAND_TYPES};
+
+/* Only a request with an id can meet itself, and a speculative insertion costs more. */
+static IotPlan insert_request = {
+	INSERT_COMMAND " ON CONFLICT (device_id, request_id) DO NOTHING", 11, INSERT_COMMAND_TYPES
 };
 
 static void
@@ -285,7 +292,8 @@ insert(const Request *request, pg_uuid_t *command_id)
 	values[8] = CStringGetTextDatum(request->username);
 	values[9] = TimestampTzGetDatum(created_at);
 	values[10] = TimestampTzGetDatum(deadline);
-	return iot_plan_execute(&insert_command, values, nulls) == 1;
+	return iot_plan_execute(request->has_request_id ? &insert_request : &insert_command, values,
+							nulls) == 1;
 }
 
 static void
