@@ -363,7 +363,9 @@ protocol_message(Client *client, const char *text, size_t len)
 	cJSON	   *request = memmem(text, len, "\\u0000", 6) != NULL ? NULL :
 		cJSON_ParseWithLengthOpts(text, len, &end, 0);
 
-	if (request != NULL && strspn(end, " \t\r\n") < len - (size_t) (end - text))
+	while (request != NULL && end < text + len && memchr(" \t\r\n", *end, 4) != NULL)
+		end++;
+	if (request != NULL && end < text + len)
 	{
 		cJSON_Delete(request);
 		request = NULL;

@@ -170,7 +170,7 @@ SELECT c.relname FROM pg_class c
 	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p', 'v')
 		AND (has_table_privilege('iot_pushd', c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
 			OR has_table_privilege('iot_pushd', c.oid, 'SELECT')
-				AND c.relname NOT IN ('epoch', 'schema_version', 'retention', 'maintenance'))
+				AND c.relname NOT IN ('epoch', 'schema_version', 'retention', 'maintenance', 'worker'))
 	ORDER BY 1
 EOC
 }
