@@ -192,18 +192,35 @@ leave_live(Client *client, int64_t at)
 	client->feed = FEED_CATCH_UP;
 }
 
-/* Begins again: what is pending for the user, then what is new from now on. */
+static bool
+any_pending(const Client *client)
+{
+	for (const Subscription *s = client->subscriptions; s != NULL; s = s->next)
+	{
+		if (s->pending)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Begins again: what is pending for the user, then what is new from now on.  "Now" is where the live
+ * feed stands, not where the first page finds the head: what comes in between is new to this
+ * client even where another socket of the user has taken it by then.
+ */
 static void
 start_over(Client *client, Subscription *subscription)
 {
+	/* one subscription must not move the place where another one's news begin */
+	if (client->pending_until < 0 || !any_pending(client))
+		client->pending_until = feed.cursor;
+	client->pending_after = 0;
 	subscription->resumes = false;
 	subscription->pending = true;
 	subscription->after_seq = 0;
 	subscription->from = INT64_MAX;
 	subscription->served_to = INT64_MAX;
 	subscription->epoch[0] = '\0';
-	client->pending_after = 0;
-	client->pending_until = -1;
 }
 
 /* No client's position means anything any more. */
@@ -219,6 +236,7 @@ reset_all(const char *reason)
 		client->seen_overflow = false;
 		client->last_seq = 0;
 		client->acked = 0;
+		client->pending_until = -1;
 		for (Subscription *s = client->subscriptions; s != NULL; s = s->next)
 			start_over(client, s);
 		protocol_reset(client, NULL, reason);
@@ -569,17 +587,6 @@ page_start(const Client *client)
 }
 
 static bool
-any_pending(const Client *client)
-{
-	for (const Subscription *s = client->subscriptions; s != NULL; s = s->next)
-	{
-		if (s->pending)
-			return true;
-	}
-	return false;
-}
-
-static bool
 send_page(void)
 {
 	static PgArray user;
@@ -604,7 +611,7 @@ send_page(void)
 	{
 		snprintf(after, sizeof(after), "%lld", (long long) client->pending_after);
 		snprintf(until, sizeof(until), "%lld", (long long) client->pending_until);
-		values[2] = client->pending_until < 0 ? NULL : until;
+		values[2] = until;
 		values[3] = PAGE_ROWS;
 		return pg_send("SELECT * FROM iot_internal.push_pending($1, $2, $3, $4)", 4, values,
 					   pending_page_done, NULL);
@@ -706,8 +713,6 @@ page_done(const PGresult *rows, bool pending)
 		take_page(client, rows, pending);
 		if (pending)
 		{
-			if (client->pending_until < 0)
-				client->pending_until = feed.head;
 			client->pending_after = scanned_to;
 			for (Subscription *s = client->subscriptions; s != NULL; s = s->next)
 			{
