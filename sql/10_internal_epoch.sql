@@ -30,7 +30,8 @@ BEGIN
 	-- A restore brings grants last: before that, rows may still be missing, and a cursor that
 	-- comes after our correction would point into another server's future.
 	IF to_regclass('iot.epoch') IS NULL OR to_regclass('iot.schema_version') IS NULL
-		OR NOT has_table_privilege('iot_worker', 'iot.epoch', 'SELECT') THEN
+		OR NOT has_table_privilege('iot_worker', 'iot.epoch', 'SELECT')
+		OR NOT has_table_privilege('iot_owner', 'iot.epoch', 'UPDATE') THEN
 		RETURN 'absent';
 	END IF;
 	SELECT e.system_identifier, e.database_oid, e.timeline, e.paused INTO known FROM iot.epoch e;

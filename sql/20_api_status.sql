@@ -59,6 +59,14 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f
 	FROM pg_partition_tree(relation) t
 $function$;
 
+-- A table that our functions cannot use: a restore without owners makes such.
+CREATE OR REPLACE FUNCTION iot_internal.foreign_table() RETURNS text
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT min(c.relname::text) FROM pg_class c
+	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind = ANY (ARRAY['r', 'p', 'v']::"char"[])
+		AND c.relowner <> 'iot_owner'::regrole
+$function$;
+
 CREATE OR REPLACE FUNCTION iot.check()
 RETURNS TABLE (severity text, finding text, hint text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
@@ -66,6 +74,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
 	state text := iot_internal.epoch_state();
 	databases text := current_setting('iot.databases', true);
+	foreign_table text := iot_internal.foreign_table();
 	listed boolean;
 	row record;
 	amount bigint;
@@ -94,6 +103,12 @@ BEGIN
 	END IF;
 
 	-- the tables
+	IF foreign_table IS NOT NULL THEN
+		RETURN QUERY VALUES ('error',
+			format('table "%s" does not belong to "iot_owner"', foreign_table),
+			'SELECT iot.install(); gives it back.');
+		RETURN;
+	END IF;
 	IF state <> 'ok' THEN
 		RETURN QUERY SELECT v.severity, v.finding, v.hint FROM (VALUES
 			('absent', 'error', 'the tables of iot are not there, or not complete', 'SELECT iot.install();'),
@@ -107,15 +122,6 @@ BEGIN
 		IF state = 'absent' THEN
 			RETURN;
 		END IF;
-	END IF;
-	SELECT c.relname AS name, pg_get_userbyid(c.relowner) AS owner INTO row FROM pg_class c
-		WHERE c.relnamespace = 'iot'::regnamespace
-			AND c.relkind = ANY (ARRAY['r', 'p', 'v']::"char"[])
-			AND c.relowner <> 'iot_owner'::regrole LIMIT 1;
-	IF FOUND THEN
-		RETURN QUERY VALUES ('error',
-			format('table "%s" belongs to "%s", not to "iot_owner"', row.name, row.owner),
-			'SELECT iot.install(); gives it back.');
 	END IF;
 	SELECT count(*), min(t.tgname || '" on "' || t.tgrelid::regclass) AS name INTO row
 		FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
@@ -233,7 +239,7 @@ DECLARE
 		'hints', coalesce((SELECT jsonb_agg(jsonb_build_object('severity', c.severity,
 			'finding', c.finding, 'hint', c.hint)) FROM iot.check() c), '[]'));
 BEGIN
-	IF state = 'absent' THEN
+	IF state = 'absent' OR iot_internal.foreign_table() IS NOT NULL THEN
 		RETURN known;
 	END IF;
 	RETURN known

@@ -172,6 +172,21 @@ foreach my $db (qw(plain custom jobs))
 		"$db: sequences, owners, grants, triggers and the rest are equal");
 }
 
+# A restore without owners and grants, as some do: said to be unusable, and mended.
+$new->psql('CREATE DATABASE bare TEMPLATE template0');
+$node->command_ok([ 'pg_restore', '--exit-on-error', '-O', '-x', '-d', 'bare', "$folder/custom.dump" ],
+	'restored without owners and grants');
+is($new->psql(q{SELECT iot.status() ->> 'state'}, database => 'bare'), 'absent', 'status() says so');
+like($new->psql('SELECT finding, hint FROM iot.check()', database => 'bare'),
+	qr/does not belong to "iot_owner"\|SELECT iot\.install/, 'check() says what to do');
+$new->psql('SELECT iot.install()', database => 'bare');
+is(difference($rows, rows_of($new, 'bare')), '', 'iot.install() leaves the rows');
+is(join("\n", grep { !/reporting/ } split /\n/, difference($shape, shape_of($new, 'bare'))),
+	'> measurement|p|iot_owner|'
+	  . $new->psql(q{SELECT ARRAY(SELECT a::text FROM unnest(relacl) a ORDER BY 1) FROM pg_class
+			WHERE oid = 'iot.measurement'::regclass}, database => 'bare'),
+	'and mends all but a grant of the user\'s own');
+
 # Without any worker: an adapter that asks over SQL is the first to notice.
 is($new->psql(q{SELECT count(*) FROM iot.adapter_poll('own', 10)}, database => 'custom'), 0,
 	'a copy hands out no command');
