@@ -338,6 +338,20 @@ take_status(IotBatch *batch, int index)
 	batch->counters.statuses++;
 }
 
+/* A copy in the database's encoding; what another than UTF-8 may lack becomes "?". */
+static char *
+server_text(const char *text)
+{
+	char	   *copy = pstrdup(text);
+
+	for (char *c = copy; *c != '\0' && GetDatabaseEncoding() != PG_UTF8; c++)
+	{
+		if (IS_HIGHBIT_SET(*c))
+			*c = '?';
+	}
+	return copy;
+}
+
 static void
 take_ack(IotBatch *batch, int index)
 {
@@ -370,7 +384,7 @@ take_ack(IotBatch *batch, int index)
 	kept->ok = ack.ok;
 	kept->error = NULL;
 	if (ack.error[0] != '\0')
-		kept->error = pstrdup(pg_any_to_server(ack.error, strlen(ack.error), PG_UTF8));
+		kept->error = server_text(ack.error);
 	batch->counters.acks++;
 }
 

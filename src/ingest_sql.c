@@ -71,7 +71,8 @@ raise_refusal(const IotDevice *device, IotReason reason, const char *error)
 		return;
 	ereport(ERROR,
 			(errcode(sqlstate_of(reason)),
-			 errmsg("cannot take measurements of device \"%s\": %s", device->name, error),
+			 errmsg("cannot take measurements of device \"%s\": %s", device->name,
+					pg_any_to_server(error, strlen(error), PG_UTF8)),
 			 errhint("%s", hint_for(reason))));
 }
 

@@ -21,6 +21,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -313,7 +314,7 @@ iot_registry_end(void)
 	user_count--;
 }
 
-/* Words and numbers of a labels object; NULL where it has none of use. */
+/* Words, as devices encode them, and numbers of a labels object; NULL where it has none of use. */
 static const IotLabels *
 make_labels(Datum datum)
 {
@@ -335,8 +336,9 @@ make_labels(Datum datum)
 	{
 		if (token == WJB_KEY)
 		{
-			len = value.val.string.len;
-			word = pnstrdup(value.val.string.val, len);
+			word = pnstrdup(value.val.string.val, value.val.string.len);
+			word = pg_server_to_any(word, value.val.string.len, PG_UTF8);
+			len = strlen(word);
 		}
 		else if (token == WJB_VALUE && value.type == jbvNumeric)
 		{

@@ -251,6 +251,14 @@ SELECT results_eq(
 		WHERE v.device_id = %L AND v.parameter_id = parameter('temperature')$$, :'boiler'),
 	$$VALUES (62::float8, 'measurement', 60::float8, 62::float8)$$, 'does, and what was desired stays');
 
+-- every write can be part of a two-phase commit
+BEGIN;
+SELECT iot.ingest('boiler', '{"temperature": 64}', now() + interval '1 min') AS prepared \gset
+PREPARE TRANSACTION 'measurement';
+SELECT is(value(:'boiler', 'temperature'), 62::float8, 'what is prepared is not there yet');
+COMMIT PREPARED 'measurement';
+SELECT is(value(:'boiler', 'temperature'), 64::float8, 'and is, once it is committed');
+
 -- who may
 CREATE ROLE ingest_anna IN ROLE iot_operator;
 INSERT INTO iot.app_user (username) VALUES ('ingest_anna');
