@@ -33,7 +33,7 @@
 #define WINDOW_MAX			200		/* events of a transaction */
 #define WINDOW_SLOW_MS		400		/* a transaction that takes longer has too many of them */
 #define WINDOW_FAST_MS		100
-#define WINDOWS_PER_TURN	10		/* before the other duties get their turn */
+#define NOTIFY_TURN_MS		300		/* then the other duties get their turn */
 #define SWEEP_INTERVAL_MS	400		/* deadlines and push deliveries */
 #define EXPIRE_MAX			1000	/* commands of a sweep */
 #define PUSH_DUE_MAX		100		/* push deliveries: each is a write for nobody who listens */
@@ -161,10 +161,12 @@ skip_body(void *arg)
 static void
 notify_of_events(Notifier *notifier)
 {
-	if (GetCurrentTimestamp() < notifier->notify_after)
+	TimestampTz turn_began = GetCurrentTimestamp();
+
+	if (turn_began < notifier->notify_after)
 		return;
 	notifier->backlog = false;
-	for (int i = 0; i < WINDOWS_PER_TURN; i++)
+	do
 	{
 		Window		window = {.max = notifier->window};
 		IotXactError error;
@@ -204,7 +206,7 @@ notify_of_events(Notifier *notifier)
 			return;
 		}
 		notifier->backlog = true;
-	}
+	} while (!TimestampDifferenceExceeds(turn_began, GetCurrentTimestamp(), NOTIFY_TURN_MS));
 }
 
 static void

@@ -2,7 +2,7 @@
 -- In a database of its own, without workers and without a transaction around all: the log shows an
 -- event to no one before its commit.
 SET client_min_messages TO warning;
-SELECT plan(98);
+SELECT plan(119);
 
 INSERT INTO iot.parameter (name, unit) VALUES ('t-temperature', '°C');
 INSERT INTO iot.device_group (name) VALUES ('t-plant'), ('t-lab');
@@ -277,5 +277,26 @@ SELECT results_eq($$SELECT device, topic, reason, error, convert_from(payload, '
 	$$VALUES ('t-boiler', 't.x', 'notification_failed', 'refused', '1')$$, 'into the dead letters');
 SELECT is(iot_internal.notify_events(10), ROW(1, 1, 3, 0), 'and the next is told');
 SELECT is(iot_internal.notify_skip('x'), NULL, 'nothing more to pass over');
+
+-- 10. what the roles may do; a refusal ends the script
+SET ROLE iot_admin;
+INSERT INTO iot.notification_rule (name, event, audience, title)
+	VALUES ('t-admin', 'admin.*', 'group:t-crew', '{event}');
+INSERT INTO iot.webhook (name, url) VALUES ('t-admin', 'https://example.org/');
+UPDATE iot.delivery SET status = 'PENDING', attempts = 0, next_attempt_at = now() WHERE status = 'FAILED';
+SELECT count(*) AS readable FROM iot.notification \gset
+SELECT count(*) AS own FROM iot.notifications() \gset
+RESET ROLE;
+SELECT ok(:readable > 0, 'an administrator writes rules and webhooks, and reads all');
+SET ROLE iot_worker;
+SELECT events AS worked FROM iot_internal.notify_events(10) \gset
+RESET ROLE;
+SELECT is(:worked, 0, 'the worker may work');
+SELECT is(has_table_privilege(r, t, p), false, format('%s: no %s on %s', r, p, t))
+	FROM unnest(ARRAY['iot_viewer', 'iot_operator', 'iot_anon']) AS r,
+		unnest(ARRAY['iot.notification', 'iot.delivery', 'iot.webhook']) AS t,
+		unnest(ARRAY['SELECT', 'INSERT']) AS p;
+SELECT is(has_function_privilege('iot_viewer', 'iot_internal.notify_events(integer)', 'EXECUTE'), false,
+	'nobody but the worker moves its cursor');
 
 SELECT * FROM finish();

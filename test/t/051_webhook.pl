@@ -145,6 +145,44 @@ $late->wait_for('/ok', 6, 60);
 $iot->poll(q{SELECT count(*) = 6 FROM iot.delivery WHERE recipient = 'late' AND status = 'DELIVERED'});
 pass('all that waited arrives when the receiver is back');
 
+# disabled, it waits
+webhook('asleep', $receiver->url('/ok?asleep'));
+$iot->psql(q{UPDATE iot.webhook SET options = '{"max_attempts":5}', url = 'http://127.0.0.1:1/' WHERE name = 'asleep'});
+$id = emit('t.asleep');
+$iot->poll(qq{SELECT attempts >= 1 AND last_error IS NOT NULL FROM iot.delivery WHERE recipient = 'asleep'});
+$iot->psql(sprintf(q{UPDATE iot.webhook SET enabled = false, url = '%s' WHERE name = 'asleep'},
+	$receiver->url('/ok?asleep')));
+my $skipped = emit('t.asleep');
+my $told = emit('t.good');
+wait_for_status($told, 'DELIVERED');
+is($iot->psql(qq{SELECT count(*) FROM iot.notification WHERE event_id = '$skipped'}), 0,
+	'a disabled webhook is told nothing new');
+is(delivery($id)->{status}, 'PENDING', 'and what is pending stays');
+is(scalar(() = $receiver->requests('/ok?asleep')), 0, 'unsent');
+$iot->psql(q{UPDATE iot.webhook SET enabled = true WHERE name = 'asleep'});
+is(wait_for_status($id, 'DELIVERED', 30)->{status}, 'DELIVERED', 'until it is enabled again');
+
+# TLS: the certificate must be known.  This server answers no POST, so that a request which got as far
+# as being sent ends by its timeout.
+my $pem = "$PostgreSQL::Test::Utils::tmp_check/tls";
+PostgreSQL::Test::Utils::system_or_bail('openssl', 'req', '-x509', '-newkey', 'rsa:2048', '-nodes',
+	'-keyout', "$pem.key", '-out', "$pem.crt", '-days', '2', '-subj', '/CN=localhost',
+	'-addext', 'subjectAltName=IP:127.0.0.1');
+my $tls_port = free_port();
+my $tls = IotTest::Process->start(
+	name => 'tls',
+	command => [ 'openssl', 's_server', '-www', '-accept', "127.0.0.1:$tls_port", '-key', "$pem.key",
+		'-cert', "$pem.crt" ],
+	log => "$PostgreSQL::Test::Utils::tmp_check/tls.txt");
+poll_until(sub { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $tls_port) }, 'the TLS server listens');
+webhook('stranger', "https://127.0.0.1:$tls_port/", '{"max_attempts":1}');
+like(wait_for_status(emit('t.stranger'), 'FAILED')->{last_error}, qr/certificate/i,
+	'a certificate that nobody vouches for is refused');
+webhook('friend', "https://127.0.0.1:$tls_port/", qq({"max_attempts":1,"timeout":"2 s","ca_file":"$pem.crt"}));
+is(wait_for_status(emit('t.friend'), 'FAILED')->{last_error}, 'no answer in time',
+	'with ca_file it is trusted');
+$tls->stop;
+
 # a name that does not resolve
 webhook('lost', 'http://no-such-host.invalid/x', '{"max_attempts":1}');
 $row = wait_for_status(emit('t.lost'), 'FAILED', 60);
