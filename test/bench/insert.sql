@@ -1,0 +1,1 @@
+INSERT INTO public.bench_insert VALUES (1, 'a row');
