@@ -1,5 +1,9 @@
 -- What adapters do to commands: the workers' own functions, and over them the contract for an
 -- adapter in any language.
+--
+-- Workers live long and keep their plans, and begin when tables are small: a plan that reads a
+-- whole table, or all commands of a device, would be kept while these grow.  So all of these look up
+-- by whole keys, and join in the order in which they are written.
 
 CREATE OR REPLACE FUNCTION iot_internal.command_payload(
 	template text, command_id uuid, device text, parameter text, value double precision,
@@ -13,6 +17,8 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 	deadline timestamptz, ack_mode text, ack_timeout_ms integer, max_attempts integer, topic text,
 	payload text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_take';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_in_flight(adapter_id uuid)
@@ -21,22 +27,30 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 	deadline timestamptz, ack_mode text, ack_timeout_ms integer, max_attempts integer, topic text,
 	payload text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_in_flight';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_attempt(device_ids uuid[], command_ids uuid[])
 RETURNS TABLE (command_id uuid)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_attempt';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_result(
 	devices text[], command_ids uuid[], oks boolean[], errors text[] DEFAULT NULL)
 RETURNS TABLE (command_id uuid, outcome text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_result';
 
 CREATE OR REPLACE FUNCTION iot_internal.expire_commands(max_commands integer DEFAULT 1000)
 RETURNS integer
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_expire_commands';
 
 -- An adapter has its place in the log from its first moment, so that what is sent before its
@@ -60,7 +74,10 @@ CREATE OR REPLACE FUNCTION iot.adapter_poll(adapter text, max_commands integer D
 RETURNS TABLE (command_id uuid, device_id uuid, device text, parameter text, action text,
 	value double precision, version bigint, attempts integer, created_at timestamptz,
 	deadline timestamptz, payload text)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET join_collapse_limit = 1
+AS $function$
 #variable_conflict use_column
 DECLARE
 	wanted_id uuid;

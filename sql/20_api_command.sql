@@ -1,4 +1,7 @@
 -- Commands: sending, waiting, looking back; and the log that carries them.
+--
+-- enable_seqscan is off where plans are kept: a session that began with a small table must not go
+-- on reading all of it when it has grown.
 
 CREATE OR REPLACE FUNCTION iot.send_command(
 	device text,
@@ -9,6 +12,7 @@ CREATE OR REPLACE FUNCTION iot.send_command(
 	request_id uuid DEFAULT NULL,
 	ttl interval DEFAULT NULL) RETURNS uuid
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
 AS 'MODULE_PATHNAME', 'iot_send_command';
 COMMENT ON FUNCTION iot.send_command(text, text, double precision, text, double precision, uuid, interval) IS
 	'send a value to a device; returns the command, which is on its way when this is committed';
@@ -22,6 +26,7 @@ CREATE OR REPLACE FUNCTION iot.send_command(
 	request_id uuid DEFAULT NULL,
 	ttl interval DEFAULT NULL) RETURNS uuid
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
 AS 'MODULE_PATHNAME', 'iot_send_command_word';
 COMMENT ON FUNCTION iot.send_command(text, text, text, text, double precision, uuid, interval) IS
 	'send one of the parameter''s words, or a number as text, to a device';
@@ -30,6 +35,7 @@ CREATE OR REPLACE FUNCTION iot.wait_for_command(
 	command_id uuid,
 	timeout interval DEFAULT '10 s') RETURNS text
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off
 AS 'MODULE_PATHNAME', 'iot_wait_for_command';
 COMMENT ON FUNCTION iot.wait_for_command(uuid, interval) IS
 	'wait until a committed command is final and return its status; raises 55P03 when the time is over';

@@ -85,11 +85,13 @@ BEGIN
 		deadline timestamptz NOT NULL,
 		finished_at timestamptz,
 		CONSTRAINT command_pkey PRIMARY KEY (device_id, command_id),
-		CONSTRAINT command_device_id_request_id_key UNIQUE (device_id, request_id),
 		CONSTRAINT command_action_check CHECK (action IN ('set', 'add')),
 		CONSTRAINT command_status_check CHECK (status IN
 			('PROCESSING', 'COMMITTED', 'COMPLETED', 'FAILED', 'CANCELLED'))
 	) WITH (fillfactor = 70);
+	-- partial: most commands have no request id, and none is looked for by its device alone
+	CREATE UNIQUE INDEX command_device_id_request_id_key ON iot.command (device_id, request_id)
+		WHERE request_id IS NOT NULL;
 	CREATE INDEX command_command_id_idx ON iot.command (command_id);
 	-- by finished_at and not by status, so that approving and trying are updates in place (HOT)
 	CREATE INDEX command_deadline_idx ON iot.command (deadline) WHERE finished_at IS NULL;

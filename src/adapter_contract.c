@@ -56,19 +56,20 @@ static IotPlan read_approved = {
 	" JOIN iot.parameter p ON p.parameter_id = c.parameter_id" \
 	" LEFT JOIN iot.sensor s ON s.device_id = c.device_id AND s.parameter_id = c.parameter_id"
 
+/* In the order of the log; "returning" gives rows in the order of their insertion. */
 static IotPlan take = {
 	"WITH taken AS ("
 	" INSERT INTO iot.saga_step (device_id, command_id, service, status, created_at, updated_at)"
 	" SELECT c.device_id, c.command_id, 'adapter', 'PROCESSING', x.at, x.at"
-	" FROM unnest($2, $3) AS a(device_id, command_id)"
+	" FROM unnest($2, $3) WITH ORDINALITY AS a(device_id, command_id, place)"
 	" JOIN iot.command c ON c.device_id = a.device_id AND c.command_id = a.command_id"
-	" JOIN iot.device d ON d.device_id = c.device_id,"
-	" (SELECT clock_timestamp() AS at) x"
+	" JOIN iot.device d ON d.device_id = c.device_id"
+	" CROSS JOIN (SELECT clock_timestamp() AS at) x"
 	" WHERE c.adapter_id = $1 AND c.status = 'COMMITTED' AND c.deadline > x.at AND d.enabled"
-	" ON CONFLICT (device_id, command_id, service) DO NOTHING RETURNING device_id, command_id)"
-	" SELECT " TAKE_COLUMNS " FROM taken"
-	" JOIN unnest($2, $3) WITH ORDINALITY AS a(device_id, command_id, place)"
-	" ON a.device_id = taken.device_id AND a.command_id = taken.command_id"
+	" ORDER BY a.place"
+	" ON CONFLICT (device_id, command_id, service) DO NOTHING RETURNING device_id, command_id),"
+	" numbered AS (SELECT t.device_id, t.command_id, row_number() OVER () AS place FROM taken t)"
+	" SELECT " TAKE_COLUMNS " FROM numbered a"
 	" JOIN iot.command c ON c.device_id = a.device_id AND c.command_id = a.command_id"
 	TAKE_JOINS " ORDER BY a.place",
 	3, {UUIDOID, UUIDARRAYOID, UUIDARRAYOID}

@@ -30,8 +30,8 @@ PG_FUNCTION_INFO_V1(iot_expire_commands);
 static IotPlan find_answered = {
 	"SELECT a.place, c.device_id, c.command_id"
 	" FROM unnest($1, $2) WITH ORDINALITY AS a(device, command_id, place)"
-	" JOIN iot.device d ON d.name = a.device"
-	" JOIN iot.command c ON c.device_id = d.device_id AND c.command_id = a.command_id",
+	" JOIN iot.command c ON c.command_id = a.command_id"
+	" JOIN iot.device d ON d.device_id = c.device_id AND d.name = a.device",
 	2, {TEXTARRAYOID, UUIDARRAYOID}
 };
 static IotPlan find_due = {

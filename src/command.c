@@ -79,7 +79,8 @@ static IotPlan insert_command = {INSERT_COMMAND, 11, INSERT_COMMAND_TYPES};
 
 /* Only a request with an id can meet itself, and a speculative insertion costs more. */
 static IotPlan insert_request = {
-	INSERT_COMMAND " ON CONFLICT (device_id, request_id) DO NOTHING", 11, INSERT_COMMAND_TYPES
+	INSERT_COMMAND " ON CONFLICT (device_id, request_id) WHERE request_id IS NOT NULL"
+	" DO NOTHING", 11, INSERT_COMMAND_TYPES
 };
 
 static void
