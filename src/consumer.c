@@ -136,9 +136,9 @@ iot_consumer_snapshot(void)
 
 	/* "xmin:xmax:running,running,…", ascending */
 	rest = snapshot_text(snapshot);
-	xmin = strtou64(rest, &rest, 10);
+	xmin = strtoull(rest, &rest, 10);
 	Assert(*rest == ':');
-	xmax = strtou64(rest + 1, &rest, 10);
+	xmax = strtoull(rest + 1, &rest, 10);
 	Assert(*rest == ':');
 	rest++;
 	initStringInfo(&text);
@@ -146,7 +146,7 @@ iot_consumer_snapshot(void)
 					 Min(xmin, U64FromFullTransactionId(self)), xmax);
 	while (*rest != '\0' || !listed)
 	{
-		uint64		running = *rest != '\0' ? strtou64(rest, &rest, 10) : PG_UINT64_MAX;
+		uint64		running = *rest != '\0' ? strtoull(rest, &rest, 10) : PG_UINT64_MAX;
 
 		if (!listed && U64FromFullTransactionId(self) <= running)
 		{
