@@ -14,6 +14,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -251,12 +252,16 @@ record_outcomes(void)
 	outcome_count = 0;
 }
 
+/* In UTF-8, whatever the database's encoding: it is JSON that leaves. */
 static char *
 copy_column(TakeArgs *args, HeapTuple row, TupleDesc desc, int column)
 {
 	char	   *value = SPI_getvalue(row, desc, column);
 
-	return value != NULL ? MemoryContextStrdup(args->context, value) : NULL;
+	if (value == NULL)
+		return NULL;
+	return MemoryContextStrdup(args->context,
+							   pg_server_to_any(value, (int) strlen(value), PG_UTF8));
 }
 
 static void

@@ -40,8 +40,9 @@
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
 #define MAINTAIN_LOOK_MS	5000
-#define TURNS_AT_ONCE		20		/* then one in PACE_MS */
-#define PACE_MS				4
+#define PACE_MS				5		/* pause between turns where commits come thick */
+#define BUSY_MS				20		/* woken again within this time: they may */
+#define EMPTY_TURNS			3		/* so many for nothing: they do, and are not for us */
 
 typedef struct Window
 {
@@ -65,8 +66,8 @@ typedef struct Notifier
 	TimestampTz epoch_at;
 	TimestampTz maintain_looked_at;
 	bool		maintaining;
-	double		turns;			/* that may follow at once */
-	TimestampTz paced_at;
+	int			found;			/* events of the last turn */
+	int			empty_turns;	/* that followed at once on each other and found none */
 } Notifier;
 
 static IotPlan notify = {
@@ -166,6 +167,7 @@ notify_of_events(Notifier *notifier)
 	if (turn_began < notifier->notify_after)
 		return;
 	notifier->backlog = false;
+	notifier->found = 0;
 	do
 	{
 		Window		window = {.max = notifier->window};
@@ -184,6 +186,7 @@ notify_of_events(Notifier *notifier)
 			outcome = iot_try_xact("pass over an event", 0, skip_body, error.message, NULL);
 		else if (outcome == IOT_XACT_DONE)
 		{
+			notifier->found += window.events;
 			iot_worker_slot_count(IOT_COUNT_EVENTS, window.events);
 			iot_worker_slot_count(IOT_COUNT_NOTIFICATIONS, window.notifications);
 			notifier->hint |= window.pushes > 0;
@@ -305,20 +308,24 @@ next_wakeup_ms(const Notifier *notifier)
 }
 
 /*
- * Spaces turns where commits come by the hundred, so that each turn finds more to do and costs the
- * committers less.  A few are always free: what happens on a quiet system is told at once.
+ * Sleeps until there may be something to do.  Where commits come thick, turns are spaced, so that
+ * each finds more and costs the committers less.  One command at a time never pays for that: its
+ * turns find one event, or none now and then.
  */
 static void
-pace(Notifier *notifier)
+rest(Notifier *notifier)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	long		elapsed = TimestampDifferenceMilliseconds(notifier->paced_at, now);
+	TimestampTz began = GetCurrentTimestamp();
+	uint32		woken = iot_worker_wait(WL_SOCKET_READABLE, iot_webhook_socket(),
+										next_wakeup_ms(notifier));
 
-	notifier->turns = Min(notifier->turns + (double) elapsed / PACE_MS, TURNS_AT_ONCE) - 1;
-	notifier->paced_at = now;
-	if (notifier->turns < 0 && !notifier->backlog)
+	notifier->empty_turns = notifier->found == 0 ? notifier->empty_turns + 1 : 0;
+	if (!(woken & WL_LATCH_SET) ||
+		TimestampDifferenceExceeds(began, GetCurrentTimestamp(), BUSY_MS))
+		notifier->empty_turns = 0;
+	else if (!notifier->backlog &&
+			 (notifier->found > 1 || notifier->empty_turns > EMPTY_TURNS))
 		(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PACE_MS, PG_WAIT_EXTENSION);
-	notifier->turns = Max(notifier->turns, -1);
 }
 
 void
@@ -348,8 +355,6 @@ iot_notifier_main(Datum arg)
 		show_state();
 		MemoryContextReset(notifier.cycle_cxt);
 
-		(void) iot_worker_wait(WL_SOCKET_READABLE, iot_webhook_socket(),
-							   next_wakeup_ms(&notifier));
-		pace(&notifier);
+		rest(&notifier);
 	}
 }
