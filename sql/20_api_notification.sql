@@ -305,9 +305,11 @@ $$;
 -- all that is pending anyhow.
 --
 -- What is due is judged by the time of the statement, which an index can be searched by; the clock
--- itself, being different for each row, would have every pending row read.
+-- itself, being different for each row, would have every pending row read.  Plans are kept, and made
+-- when the table may be empty still: they must not be those for a small one.
 CREATE OR REPLACE FUNCTION iot_internal.push_due(max_deliveries integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
 DECLARE
 	due integer;
 BEGIN
@@ -334,7 +336,8 @@ CREATE OR REPLACE FUNCTION iot_internal.webhook_take(busy text[], held text[], m
 	max_per_webhook integer)
 RETURNS TABLE (seq bigint, webhook text, attempt integer, url text, timeout_ms integer,
 	ca_file text, secret text, problem text, event_id uuid, body text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
 	RETURN QUERY
@@ -378,7 +381,8 @@ $$;
 CREATE OR REPLACE FUNCTION iot_internal.webhook_result(seqs bigint[], webhooks text[],
 	oks boolean[], errors text[])
 RETURNS TABLE (seq bigint, webhook text, status text, attempts integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
 	RETURN QUERY
