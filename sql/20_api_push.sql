@@ -280,13 +280,12 @@ BEGIN
 	WITH pending AS (
 		-- locked in one order by all daemons
 		SELECT d.seq, d.channel, d.recipient
-			FROM iot.delivery d
-			WHERE d.channel = 'push' AND d.status = 'PENDING'
-				AND d.seq = ANY (seqs)
-				AND (d.seq, d.recipient) IN (
-					SELECT t.seq, t.recipient FROM unnest(seqs, recipients) AS t (seq, recipient))
+			FROM unnest(seqs, recipients) AS t (seq, recipient)
+				JOIN iot.delivery d ON d.seq = t.seq AND d.channel = 'push'
+					AND d.recipient = t.recipient
+			WHERE d.status = 'PENDING'
 			ORDER BY d.seq, d.recipient
-			FOR UPDATE
+			FOR UPDATE OF d
 	)
 	UPDATE iot.delivery d
 		SET status = 'DELIVERED', delivered_at = clock_timestamp(), last_error = NULL

@@ -20,13 +20,9 @@
 
 #include "pushd/feed.h"
 
-#define USER_CHAINS		4096	/* a power of two */
-
 static Client *clients;
 static int	n_clients;
 static uint64_t last_number;
-static User *user_chains[USER_CHAINS];
-static User *users;
 static lws_sorted_usec_list_t scan_timer;
 
 Client *
@@ -51,208 +47,12 @@ client_count(ClientState state)
 	return n;
 }
 
-static uint32_t
-hash_name(const char *name)
-{
-	uint32_t	hash = 2166136261u;
-
-	for (const char *p = name; *p != '\0'; p++)
-		hash = (hash ^ (unsigned char) *p) * 16777619u;
-	return hash & (USER_CHAINS - 1);
-}
-
-User *
-user_first(void)
-{
-	return users;
-}
-
-void
-user_hold(User *user)
-{
-	user->refs++;
-}
-
-void
-user_release(User *user)
-{
-	User	  **link;
-
-	if (--user->refs > 0)
-		return;
-	link = &user_chains[hash_name(user->name)];
-	while (*link != user)
-		link = &(*link)->next;
-	*link = user->next;
-	if (user->all_prev != NULL)
-		user->all_prev->all_next = user->all_next;
-	else
-		users = user->all_next;
-	if (user->all_next != NULL)
-		user->all_next->all_prev = user->all_prev;
-	free(user);
-}
-
-/* The user of that name, held; NULL without memory. */
-static User *
-user_get(const char *name)
-{
-	User	  **chain = &user_chains[hash_name(name)];
-	User	   *user;
-
-	for (user = *chain; user != NULL; user = user->next)
-	{
-		if (strcmp(user->name, name) == 0)
-		{
-			user->refs++;
-			return user;
-		}
-	}
-	user = calloc(1, sizeof(User) + strlen(name) + 1);
-	if (user == NULL)
-		return NULL;
-	strcpy(user->name, name);
-	user->refs = 1;
-	user->next = *chain;
-	*chain = user;
-	user->all_next = users;
-	if (users != NULL)
-		users->all_prev = user;
-	users = user;
-	return user;
-}
-
-static void
-leave_user(Client *client)
-{
-	Client	  **link;
-
-	if (client->user == NULL)
-		return;
-	for (link = &client->user->clients; *link != NULL; link = &(*link)->user_next)
-	{
-		if (*link == client)
-		{
-			*link = client->user_next;
-			break;
-		}
-	}
-}
-
-static Message *
-make_message(FrameOpcode opcode, const void *text, size_t len)
-{
-	Message    *message = malloc(sizeof(Message) + LWS_PRE + FRAME_HEADER_MAX + len);
-	unsigned char header[FRAME_HEADER_MAX];
-
-	if (message == NULL)
-		return NULL;
-	memset(message, 0, sizeof(Message));
-	message->refs = 1;
-	message->is_pong = opcode == FRAME_PONG;
-	message->len = (uint32_t) len;
-	message->header_len = (uint8_t) frame_header(header, opcode, len);
-	memcpy(message->bytes + LWS_PRE + FRAME_HEADER_MAX - message->header_len, header,
-		   message->header_len);
-	if (len > 0)
-		memcpy(message->bytes + LWS_PRE + FRAME_HEADER_MAX, text, len);
-	return message;
-}
-
-/* A text message with one reference, the caller's; NULL without memory. */
-Message *
-message_new(const char *text, size_t len)
-{
-	return make_message(FRAME_TEXT, text, len);
-}
-
-void
-message_release(Message *message)
-{
-	if (--message->refs == 0)
-		free(message);
-}
-
-static bool
-is_open(const Client *client)
+/* Whether it is a WebSocket that has not begun to close. */
+bool
+client_is_open(const Client *client)
 {
 	return client->state == CLIENT_ANONYMOUS || client->state == CLIENT_AUTHORIZING ||
 		client->state == CLIENT_READY;
-}
-
-/*
- * Puts a message at the end of the queue and takes a reference of its own.  With record, the
- * delivery to the client's user is written down once the socket has taken it.
- */
-void
-client_enqueue(Client *client, Message *message, bool record)
-{
-	QueueItem  *item;
-
-	if (!is_open(client))
-		return;
-	if (client->queue_bytes > 0 && client->queue_bytes + message->len > MAX_QUEUE)
-	{
-		client_close(client, CLOSE_TOO_SLOW, "too slow");
-		return;
-	}
-	item = malloc(sizeof(QueueItem));
-	if (item == NULL)
-	{
-		client_close(client, CLOSE_INTERNAL, "out of memory");
-		return;
-	}
-	message->refs++;
-	item->next = NULL;
-	item->message = message;
-	item->queued_at = now_ms();
-	item->record = record;
-	if (record)
-		client->user->in_flight++;
-	if (client->queue_last != NULL)
-		client->queue_last->next = item;
-	else
-		client->queue = item;
-	client->queue_last = item;
-	client->queue_bytes += message->len;
-	if (message->seq > client->last_seq)
-		client->last_seq = message->seq;
-	lws_callback_on_writable(client->wsi);
-}
-
-/* Queues an answer of the protocol. */
-void
-client_reply(Client *client, const char *text)
-{
-	Message    *message = message_new(text, strlen(text));
-
-	if (message == NULL)
-	{
-		client_close(client, CLOSE_INTERNAL, "out of memory");
-		return;
-	}
-	client_enqueue(client, message, false);
-	message_release(message);
-}
-
-static void
-free_items(Client *client, QueueItem *item, bool taken)
-{
-	while (item != NULL)
-	{
-		QueueItem  *next = item->next;
-
-		client->queue_bytes -= item->message->len;
-		if (item->record && taken)
-			feed_taken(client->user, item->message);
-		else if (item->record)
-			client->user->in_flight--;
-		if (taken && item->message->is_event)
-			metrics.events_sent++;
-		message_release(item->message);
-		free(item);
-		item = next;
-	}
 }
 
 /* Closes the connection without another word, soon. */
@@ -304,12 +104,12 @@ client_close(Client *client, uint16_t code, const char *reason)
 		client_kill(client);
 		return;
 	}
-	if (!is_open(client))
+	if (!client_is_open(client))
 		return;
 	count_close(client, code, reason);
 	feed_forget(client);
-	leave_user(client);
-	free_items(client, client->queue, false);
+	user_leave(client);
+	queue_free(client, client->queue, false);
 	client->queue = NULL;
 	client->queue_last = NULL;
 	client->state = CLIENT_CLOSING;
@@ -331,17 +131,6 @@ client_close(Client *client, uint16_t code, const char *reason)
 						  sizeof(size));
 	}
 	lws_callback_on_writable(client->wsi);
-}
-
-static void
-queue_control(Client *client, FrameOpcode opcode, const void *data, size_t len)
-{
-	Message    *message = make_message(opcode, data, len);
-
-	if (message == NULL)
-		return;
-	client_enqueue(client, message, false);
-	message_release(message);
 }
 
 /* Takes a message while the database is asked about the user. */
@@ -410,7 +199,7 @@ read_frames(Client *client, const unsigned char *data, size_t len)
 {
 	const unsigned char *end = data + len;
 
-	while (is_open(client))
+	while (client_is_open(client))
 	{
 		switch (frame_read(&client->reader, &data, end, MAX_MESSAGE))
 		{
@@ -472,7 +261,7 @@ read_bytes(Client *client, const unsigned char *data, size_t len)
 	client->pinged_at = 0;
 	if (client->state == CLIENT_HEAD)
 		read_head(client, data, len);
-	else if (is_open(client))
+	else if (client_is_open(client))
 		read_frames(client, data, len);
 }
 
@@ -550,7 +339,7 @@ client_authorized(Client *client, bool allowed)
 	/* what the client said while it waited */
 	client->inbox = NULL;
 	client->inbox_len = 0;
-	for (uint32_t at = 0; at < inbox_len && is_open(client);)
+	for (uint32_t at = 0; at < inbox_len && client_is_open(client);)
 	{
 		size_t		len = strlen(inbox + at);
 
@@ -558,73 +347,6 @@ client_authorized(Client *client, bool allowed)
 		at += (uint32_t) len + 1;
 	}
 	free(inbox);
-}
-
-static int
-write_bytes(Client *client, unsigned char *bytes, size_t len)
-{
-	if (lws_write(client->wsi, bytes, len, LWS_WRITE_RAW) < 0)
-		return -1;
-	metrics.frames_sent++;
-	metrics.bytes_sent += len;
-	return 0;
-}
-
-/*
- * Writes the first message of the queue, or as many events from its head as go into one frame, as
- * a JSON array: a frame costs more than what is in it.
- */
-static int
-write_queue(Client *client)
-{
-	static unsigned char buffer[LWS_PRE + FRAME_HEADER_MAX + MAX_FRAME + 2];
-	unsigned char *text = buffer + LWS_PRE + FRAME_HEADER_MAX;
-	QueueItem  *first = client->queue;
-	QueueItem  *last = first;
-	Message    *message = first->message;
-	size_t		len = 1 + (size_t) message->len;
-	int			result;
-
-	if (message->is_event)
-	{
-		while (last->next != NULL && last->next->message->is_event &&
-			   len + 1 + last->next->message->len <= MAX_FRAME)
-		{
-			last = last->next;
-			len += 1 + (size_t) last->message->len;
-		}
-	}
-	client->queue = last->next;
-	if (client->queue == NULL)
-		client->queue_last = NULL;
-	last->next = NULL;
-	client->unconfirmed = first;
-
-	if (first == last)
-		result = write_bytes(client,
-							 message->bytes + LWS_PRE + FRAME_HEADER_MAX - message->header_len,
-							 (size_t) message->header_len + message->len);
-	else
-	{
-		unsigned char header[FRAME_HEADER_MAX];
-		size_t		header_len;
-		size_t		at = 0;
-
-		for (QueueItem *item = first; item != NULL; item = item->next)
-		{
-			text[at++] = item == first ? '[' : ',';
-			memcpy(text + at, item->message->bytes + LWS_PRE + FRAME_HEADER_MAX,
-				   item->message->len);
-			at += item->message->len;
-		}
-		text[at++] = ']';
-		header_len = frame_header(header, FRAME_TEXT, at);
-		memcpy(text - header_len, header, header_len);
-		result = write_bytes(client, text - header_len, header_len + at);
-	}
-	if (message->is_pong)
-		client->pong_queued = false;
-	return result;
 }
 
 static int
@@ -640,7 +362,7 @@ write_close(Client *client)
 	if (reason_len > 0)
 		memcpy(frame + header_len + 2, client->close_reason, reason_len);
 	client->close_written = true;
-	return write_bytes(client, frame, header_len + 2 + reason_len);
+	return queue_write_bytes(client, frame, header_len + 2 + reason_len);
 }
 
 /*
@@ -668,7 +390,7 @@ write_some(Client *client)
 		return 0;
 	}
 	pause_reading(client, false);
-	free_items(client, client->unconfirmed, true);
+	queue_free(client, client->unconfirmed, true);
 	client->unconfirmed = NULL;
 	if (client->reply != NULL)
 	{
@@ -703,10 +425,10 @@ write_some(Client *client)
 				return 0;
 			}
 			if (client->queue != NULL)
-				result = write_queue(client);
+				result = queue_write(client);
 			if (result == 0 && !lws_partial_buffered(client->wsi))
 			{
-				free_items(client, client->unconfirmed, true);
+				queue_free(client, client->unconfirmed, true);
 				client->unconfirmed = NULL;
 			}
 			if (client->queue != NULL)
@@ -741,12 +463,12 @@ client_end(Client *client)
 {
 	if (client->number == 0)
 		return;					/* never began */
-	if (client->is_websocket && is_open(client))
+	if (client->is_websocket && client_is_open(client))
 		log_limited("client %llu went away", (unsigned long long) client->number);
 	feed_forget(client);
-	leave_user(client);
-	free_items(client, client->queue, false);
-	free_items(client, client->unconfirmed, false);
+	user_leave(client);
+	queue_free(client, client->queue, false);
+	queue_free(client, client->unconfirmed, false);
 	while (client->subscriptions != NULL)
 	{
 		Subscription *next = client->subscriptions->next;
@@ -827,7 +549,7 @@ scan(lws_sorted_usec_list_t *timer)
 
 	for (Client *client = clients; client != NULL; client = client->next)
 	{
-		if (is_open(client))
+		if (client_is_open(client))
 			scan_open(client, now, now_wall);
 		else if (now > client->deadline)
 			client_kill(client);

@@ -4,9 +4,11 @@
  *		subscriptions and messages.
  *
  * The daemon is one thread in one libwebsockets loop.  main.c reads the settings, listen.c
- * accepts, http.c reads a request's head and answers it, client.c owns connections and their
- * queues, protocol.c understands what clients say, pg.c owns the database connection, and feed.c
- * decides what is asked there and who gets it.
+ * accepts, http.c reads a request's head and answer.c answers it, client.c owns connections, user.c
+ * knows whose they are, queue.c holds what waits for them, frame.c reads frames, auth.c judges
+ * tokens, protocol.c understands what clients say, pg.c owns the database connection, and feed.c
+ * decides what is asked there: live.c what is new, catchup.c what one client missed, record.c what
+ * was taken.
  */
 #ifndef IOT_PUSHD_PUSHD_H
 #define IOT_PUSHD_PUSHD_H
@@ -231,6 +233,8 @@ extern int	listen_callback(struct lws *wsi, enum lws_callback_reasons reason, vo
 
 /* http.c */
 extern bool http_read_head(Client *client, size_t len);
+
+/* answer.c */
 extern int	http_write(Client *client);
 extern void http_free(Client *client);
 extern bool http_open_www(const char *path);
@@ -243,19 +247,30 @@ extern int	client_count(ClientState state);
 extern void client_kill(Client *client);
 extern void client_finish(Client *client);
 extern int	client_total(void);
-extern Message *message_new(const char *text, size_t len);
-extern void message_release(Message *message);
-extern void client_reply(Client *client, const char *text);
-extern void client_enqueue(Client *client, Message *message, bool record);
 extern void client_close(Client *client, uint16_t code, const char *reason);
 extern void client_upgraded(Client *client, const char *token, size_t token_len);
 extern void client_check_token(Client *client, const char *token, size_t len);
 extern void client_authorized(Client *client, bool allowed);
 extern void clients_start_scan(void);
 extern void clients_close_all(uint16_t code, const char *reason);
+extern bool client_is_open(const Client *client);
+
+/* user.c */
 extern User *user_first(void);
+extern User *user_get(const char *name);
 extern void user_hold(User *user);
 extern void user_release(User *user);
+extern void user_leave(Client *client);
+
+/* queue.c */
+extern Message *message_new(const char *text, size_t len);
+extern void message_release(Message *message);
+extern void client_reply(Client *client, const char *text);
+extern void client_enqueue(Client *client, Message *message, bool record);
+extern void queue_free(Client *client, QueueItem *item, bool taken);
+extern void queue_control(Client *client, FrameOpcode opcode, const void *data, size_t len);
+extern int	queue_write(Client *client);
+extern int	queue_write_bytes(Client *client, unsigned char *bytes, size_t len);
 
 /* protocol.c */
 extern void protocol_message(Client *client, const char *text, size_t len);
