@@ -1,4 +1,4 @@
--- Which copy of the data this is (DESIGN.md, decision 12).
+-- Which copy of the data this is.
 
 CREATE OR REPLACE FUNCTION iot_internal.system_identifier() RETURNS bigint
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_system_identifier_sql';

@@ -1,4 +1,5 @@
--- The registry: reference tables, small and seldom written.  DESIGN.md's class "reference".
+-- The registry: tables of class "reference", small and seldom written, and everywhere the same
+-- where data are spread over machines.
 
 CREATE OR REPLACE FUNCTION iot_internal.install_registry() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $install$

@@ -74,7 +74,7 @@ SELECT results_eq('DELETE FROM iot.dead_letter RETURNING reason, error',
 		('wrong_type', '"maybe" is neither a number nor a label of "power" (and 1 more)')$$,
 	'the rest is kept once for each reason');
 
--- payloads that are nothing (INVARIANTS: malformed, truncated, NaN, wrong types, UTF-8, depth)
+-- payloads that are nothing (malformed, truncated, NaN, wrong types, UTF-8, depth)
 SELECT refused('iot/boiler/telemetry', ''::bytea, 'malformed_json', 'an empty payload');
 SELECT refused('iot/boiler/telemetry', '{"temperature":', 'malformed_json', 'a truncated one');
 SELECT refused('iot/boiler/telemetry', '{"temperature":1}{', 'malformed_json', 'one with more behind it');

@@ -99,7 +99,7 @@ SELECT is((SELECT v.value FROM iot.sensor_value v JOIN iot.parameter p USING (pa
 SELECT iot.send_command('pump', 'level', 0.1) AS a \gset
 SELECT is((SELECT p.payload FROM iot.adapter_poll('one', 1) p),
 	format('{"id":"%s","parameter":"level","action":"set","value":0.1,"version":3}', :'a'),
-	'the payload of DESIGN');
+	'the documented payload');
 SELECT is(iot.adapter_sent(:'a'), 'applied');
 SELECT iot.send_command('pump', 'level', 5, 'add') AS b \gset
 SELECT is((SELECT p.payload::jsonb - 'id' FROM iot.adapter_poll('one', 1) p),

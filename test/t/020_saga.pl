@@ -53,7 +53,7 @@ my ($message) = $watch->wait_for(1);
 is_deeply(
 	$message->{json},
 	{ id => $good, parameter => 'temperature', action => 'set', value => 21.5, version => 1 },
-	'the device got what DESIGN promises');
+	'the device got what is documented');
 is($message->{retained}, 0, 'not retained');
 is($message->{qos}, 1, 'at QoS 1');
 my @executed = $sim->executed;
