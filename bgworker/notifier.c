@@ -78,6 +78,11 @@ static IotPlan notify = {
 static IotPlan skip = {"SELECT iot_internal.notify_skip($1)", 1, {TEXTOID}};
 static IotPlan push_due = {"SELECT iot_internal.push_due($1)", 1, {INT4OID}};
 static IotPlan expire = {"SELECT iot_internal.expire_commands($1)", 1, {INT4OID}};
+static IotPlan list_expired = {
+	"SELECT e.aggregateid, e.payload ->> 'device' FROM iot.event e"
+	" WHERE e.xid = pg_current_xact_id() AND e.type = 'adapter.value_set_error'",
+	0, {0}
+};
 static IotPlan check_epoch = {"SELECT iot_internal.check_epoch()", 0, {0}};
 static IotPlan maintain_due = {
 	"SELECT coalesce(bool_and(m.last_run_at < clock_timestamp() - interval '1 hour'"
@@ -164,10 +169,10 @@ notify_of_events(Notifier *notifier)
 {
 	TimestampTz turn_began = GetCurrentTimestamp();
 
-	if (turn_began < notifier->notify_after)
-		return;
 	notifier->backlog = false;
 	notifier->found = 0;
+	if (turn_began < notifier->notify_after)
+		return;
 	do
 	{
 		Window		window = {.max = notifier->window};
@@ -227,11 +232,46 @@ send_hint(Notifier *notifier)
 		notifier->hint = false;
 }
 
+typedef struct Expired
+{
+	MemoryContext context;
+	int			count;
+	int			listed;
+	char	  **commands;		/* what the log is to say of each */
+} Expired;
+
+static void
+expire_body(void *arg)
+{
+	Expired    *expired = arg;
+	Datum		max = Int32GetDatum(EXPIRE_MAX);
+	bool		isnull;
+
+	iot_plan_execute(&expire, &max, NULL);
+	expired->count = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+												 &isnull));
+	if (expired->count == 0)
+		return;
+	expired->listed = (int) iot_plan_execute(&list_expired, NULL, NULL);
+	expired->commands = MemoryContextAlloc(expired->context,
+										   sizeof(char *) * Max(expired->listed, 1));
+	for (int i = 0; i < expired->listed; i++)
+	{
+		HeapTuple	row = SPI_tuptable->vals[i];
+		TupleDesc	desc = SPI_tuptable->tupdesc;
+		char	   *text = psprintf("command %s failed at device \"%s\": its deadline has passed",
+									SPI_getvalue(row, desc, 1), SPI_getvalue(row, desc, 2));
+
+		expired->commands[i] = MemoryContextStrdup(expired->context, text);
+	}
+}
+
 /* What falls due by time alone: commands at their deadline, push deliveries nobody took. */
 static void
 sweep(Notifier *notifier)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	Expired		expired = {.context = notifier->cycle_cxt};
 	Datum		answer;
 
 	if (!notifier->sweep_again &&
@@ -239,14 +279,12 @@ sweep(Notifier *notifier)
 		return;
 	notifier->swept_at = now;
 	notifier->sweep_again = false;
-	if (ask("expire commands", 0, &expire, Int32GetDatum(EXPIRE_MAX), &answer))
+	if (iot_try_xact("expire commands", 0, expire_body, &expired, NULL) == IOT_XACT_DONE)
 	{
-		int			expired = DatumGetInt32(answer);
-
-		iot_worker_slot_count(IOT_COUNT_EXPIRED, expired);
-		notifier->sweep_again = expired >= EXPIRE_MAX;
-		if (expired > 0)
-			ereport(LOG, (errmsg("%d commands ended at their deadline, unanswered", expired)));
+		iot_worker_slot_count(IOT_COUNT_EXPIRED, expired.count);
+		notifier->sweep_again = expired.count >= EXPIRE_MAX;
+		for (int i = 0; i < expired.listed; i++)
+			ereport(LOG, (errmsg_internal("%s", expired.commands[i])));
 	}
 	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(PUSH_DUE_MAX), &answer))
 		notifier->hint |= DatumGetInt32(answer) > 0;

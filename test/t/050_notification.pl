@@ -173,6 +173,14 @@ is($iot->psql(qq{SELECT count(*) FROM iot.notification WHERE event_id = '$quiet'
 $iot->psql('SELECT iot.resume()');
 ok($iot->poll(told($quiet), timeout => 10), 'resumed, it does');
 
+# I1: a command that no adapter looks after ends at its deadline
+$mark = $iot->log_size;
+$command = $iot->psql(q{SELECT iot.send_command('boiler-1', 'temperature', 20, ttl => '1 s')});
+is($iot->wait_for_command($command, 8)->{status}, 'CANCELLED', 'I1: a command ends at its deadline');
+$iot->wait_for_log(qr/command $command failed at device "boiler-1": its deadline has passed/, $mark);
+cmp_ok($iot->psql(qq{SELECT extract(epoch FROM finished_at - deadline) FROM iot.command WHERE command_id = '$command'}),
+	'<', 5, 'within five seconds of it');
+
 # maintenance that nobody else does
 $iot->psql(q{UPDATE iot.maintenance SET last_run_at = now() - interval '2 hours'});
 ok($iot->poll(q{SELECT last_run_at > now() - interval '1 minute' FROM iot.maintenance}, timeout => 30),
