@@ -54,7 +54,11 @@ BEGIN
 	FOREACH role IN ARRAY ARRAY['iot_owner', 'iot_worker', 'iot_pushd',
 			'iot_viewer', 'iot_operator', 'iot_admin', 'iot_anon'] LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role) THEN
-			EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+			BEGIN
+				EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', role);
+			EXCEPTION WHEN duplicate_object OR unique_violation THEN
+				NULL;			-- an installation in another database was first
+			END;
 		END IF;
 	END LOOP;
 END

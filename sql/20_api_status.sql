@@ -144,6 +144,15 @@ BEGIN
 			'REVOKE these roles; people get iot_admin.');
 	END IF;
 
+	SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) AS names INTO row FROM pg_roles r
+		WHERE r.rolname = ANY (ARRAY['iot_owner', 'iot_worker', 'iot_pushd', 'iot_viewer',
+				'iot_operator', 'iot_admin', 'iot_anon'])
+			AND (r.rolcanlogin OR r.rolsuper OR r.rolbypassrls);
+	IF row.names IS NOT NULL THEN
+		RETURN QUERY VALUES ('warning', format('roles of iot have powers of their own: %s', row.names),
+			'ALTER ROLE ... NOLOGIN NOSUPERUSER NOBYPASSRLS; people and programs are members of them.');
+	END IF;
+
 	-- the workers
 	FOR row IN SELECT w.* FROM iot_internal.workers() w ORDER BY w.name LOOP
 		IF row.state = 'not started' OR row.kind <> 'launcher' AND listed

@@ -90,6 +90,10 @@ unlike(findings(), qr/belong to/, 'healed');
 $iot->psql('CREATE ROLE mole IN ROLE iot_owner');
 like(findings(), qr/^warning: members of "iot_owner" or "iot_worker".*mole/m, 'a member of the owner');
 $iot->psql('DROP ROLE mole');
+$iot->psql('ALTER ROLE iot_worker LOGIN');
+like(findings(), qr/^warning: roles of iot have powers of their own: iot_worker/m, 'a role that can log in');
+$iot->psql('ALTER ROLE iot_worker NOLOGIN');
+unlike(findings(), qr/powers/, 'and cannot any more');
 $iot->psql("ALTER SYSTEM SET iot.databases = 'other'");
 $iot->psql('SELECT pg_reload_conf()');
 $iot->poll(q{SELECT EXISTS (SELECT FROM iot.check() c WHERE c.severity = 'error'
