@@ -37,13 +37,13 @@ static struct
 {
 	pg_uuid_t	adapter_id;
 	IotMqttConfig *config;
-	TimestampTz config_checked_at;
-	TimestampTz error_told_at;
+	int64		config_checked_at;	/* of the worker's clock, like the others */
+	int64		error_told_at;
 	bool		working;		/* may work, and knows what was in flight */
 	IotLinkState link_state;
 	bool		take_wanted;
-	TimestampTz taken_at;
-	TimestampTz retry_at;		/* of what failed in the database */
+	int64		taken_at;
+	int64		retry_at;		/* of what failed in the database */
 }			adapter;
 
 typedef struct ConfigJob
@@ -81,16 +81,14 @@ use_config(IotMqttConfig *config)
 {
 	IotMqttConfig *old = adapter.config;
 	char		name[IOT_WORKER_NAME_SIZE];
-	TimestampTz now = GetCurrentTimestamp();
 
 	if (old != NULL && strcmp(old->fingerprint, config->fingerprint) == 0)
 	{
-		if (config->error != NULL &&
-			TimestampDifferenceExceeds(adapter.error_told_at, now, REMINDER_MS))
+		if (config->error != NULL && iot_worker_passed(adapter.error_told_at, REMINDER_MS))
 		{
 			ereport(LOG,
 					(errmsg("adapter \"%s\" cannot be used: %s", config->name, config->error)));
-			adapter.error_told_at = now;
+			adapter.error_told_at = iot_worker_clock_ms();
 		}
 		iot_mqtt_config_free(config);
 		return;
@@ -110,7 +108,7 @@ use_config(IotMqttConfig *config)
 	{
 		ereport(LOG,
 				(errmsg("adapter \"%s\" cannot be used: %s", config->name, config->error)));
-		adapter.error_told_at = now;
+		adapter.error_told_at = iot_worker_clock_ms();
 		iot_worker_state("misconfigured", config->error);
 	}
 	else
@@ -121,13 +119,12 @@ use_config(IotMqttConfig *config)
 static void
 check_config(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	ConfigJob	job = {0};
 
-	if (!TimestampDifferenceExceeds(adapter.config_checked_at, now,
-									adapter.working ? CONFIG_CHECK_MS : IDLE_CHECK_MS))
+	if (!iot_worker_passed(adapter.config_checked_at,
+						   adapter.working ? CONFIG_CHECK_MS : IDLE_CHECK_MS))
 		return;
-	adapter.config_checked_at = now;
+	adapter.config_checked_at = iot_worker_clock_ms();
 	switch (iot_try_xact("read configuration", 0, config_body, &job, NULL))
 	{
 		case IOT_XACT_DONE:
@@ -189,7 +186,7 @@ store(void)
 	iot_command_look_at_due(iot_link_state() == IOT_LINK_UP);
 	count = iot_link_messages(&messages);
 	nends = iot_command_ends(&ends);
-	if (count == 0 && (nends == 0 || GetCurrentTimestamp() < adapter.retry_at))
+	if (count == 0 && (nends == 0 || iot_worker_clock_ms() < adapter.retry_at))
 		return;
 	if (iot_store(adapter.config, &adapter.adapter_id, messages, count) == IOT_STORE_DONE)
 	{
@@ -197,7 +194,7 @@ store(void)
 		iot_link_prove();
 		return;
 	}
-	adapter.retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+	adapter.retry_at = iot_worker_clock_ms() + RETRY_MS;
 	if (count > 0)
 	{
 		iot_link_give_back();
@@ -219,25 +216,25 @@ log_attempt(const IotCommand *command)
 static void
 send_commands(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now;
 	bool		more;
 	IotCommand **chosen;
 	int			count;
 
-	if (iot_link_state() != IOT_LINK_UP || now < adapter.retry_at)
+	if (iot_link_state() != IOT_LINK_UP || iot_worker_clock_ms() < adapter.retry_at)
 		return;
-	if (TimestampDifferenceExceeds(adapter.taken_at, now, iot_poll_interval))
+	if (iot_worker_passed(adapter.taken_at, iot_poll_interval))
 		adapter.take_wanted = true;
 	if (!adapter.take_wanted && !iot_command_has_ready(adapter.config->max_in_flight))
 		return;
 	if (!iot_store_take(adapter.config, &adapter.adapter_id, adapter.take_wanted, &more, &chosen,
 						&count))
 	{
-		adapter.retry_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
+		adapter.retry_at = iot_worker_clock_ms() + RETRY_MS;
 		return;
 	}
 	if (adapter.take_wanted)
-		adapter.taken_at = now;
+		adapter.taken_at = iot_worker_clock_ms();
 	adapter.take_wanted = more;
 	now = GetCurrentTimestamp();
 	for (int i = 0; i < count; i++)
@@ -266,9 +263,9 @@ send_commands(void)
 }
 
 static long
-until(TimestampTz at)
+until(int64 at)
 {
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), at);
+	return Max(at - iot_worker_clock_ms(), 0);
 }
 
 /* How long nothing will have to be done unless something happens. */
@@ -279,10 +276,10 @@ sleep_ms(void)
 	long		ms;
 
 	if (!adapter.working)
-		return until(TimestampTzPlusMilliseconds(adapter.config_checked_at, IDLE_CHECK_MS)) + 1;
-	ms = until(TimestampTzPlusMilliseconds(adapter.config_checked_at, CONFIG_CHECK_MS)) + 1;
+		return until(adapter.config_checked_at + IDLE_CHECK_MS);
+	ms = until(adapter.config_checked_at + CONFIG_CHECK_MS);
 	ms = Min(ms, iot_link_timeout_ms());
-	ms = Min(ms, iot_command_timeout_ms() + 1);
+	ms = Min(ms, iot_command_timeout_ms());
 	if (iot_command_ends(&ends) > 0)
 		ms = Min(ms, until(adapter.retry_at));
 	if (iot_link_state() == IOT_LINK_UP)
@@ -290,8 +287,7 @@ sleep_ms(void)
 		if (adapter.take_wanted || iot_command_has_ready(adapter.config->max_in_flight))
 			ms = Min(ms, until(adapter.retry_at));
 		ms = Min(ms, Max(until(adapter.retry_at),
-						 until(TimestampTzPlusMilliseconds(adapter.taken_at,
-														   iot_poll_interval)) + 1));
+						 until(adapter.taken_at + iot_poll_interval)));
 	}
 	return ms;
 }

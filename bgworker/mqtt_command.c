@@ -21,6 +21,7 @@
 
 #include "bgworker/mqtt_command.h"
 #include "bgworker/mqtt_link.h"
+#include "bgworker/worker.h"
 #include "iot.h"
 
 #define COMMANDS_MAX	20000	/* taken up at a time; some 10 MB */
@@ -55,8 +56,8 @@ static int	ends_size = 0;
 static int
 compare_due(const pairingheap_node *a, const pairingheap_node *b, void *arg)
 {
-	TimestampTz at = pairingheap_const_container(IotCommand, due, a)->due_at;
-	TimestampTz bt = pairingheap_const_container(IotCommand, due, b)->due_at;
+	int64		at = pairingheap_const_container(IotCommand, due, a)->due_at;
+	int64		bt = pairingheap_const_container(IotCommand, due, b)->due_at;
 
 	return at < bt ? 1 : at > bt ? -1 : 0;
 }
@@ -141,7 +142,7 @@ waiting_to_ready(IotCommand *command)
 }
 
 static void
-ready_to_sent(IotCommand *command, TimestampTz due_at)
+ready_to_sent(IotCommand *command, int64 due_at)
 {
 	Assert(command->state == IOT_COMMAND_READY);
 	dlist_delete(&command->link);
@@ -173,11 +174,20 @@ sent_to_ready(IotCommand *command)
 }
 
 static void
-set_due(IotCommand *command, TimestampTz due_at)
+set_due(IotCommand *command, int64 due_at)
 {
 	pairingheap_remove(due_heap, &command->due);
 	command->due_at = due_at;
 	pairingheap_add(due_heap, &command->due);
+}
+
+/* When a command that is left alone for so long is due, its deadline at the latest. */
+static int64
+due_after(const IotCommand *command, int64 ms)
+{
+	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), command->deadline);
+
+	return iot_worker_clock_ms() + Min(ms, left);
 }
 
 /*
@@ -208,8 +218,7 @@ iot_command_add(const IotCommand *row, bool resumed)
 		sensor->turn = command;
 		waiting_to_ready(command);
 		if (resumed && command->attempts > 0)
-			ready_to_sent(command, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-															   RESUME_GRACE_MS));
+			ready_to_sent(command, due_after(command, RESUME_GRACE_MS));
 		return;
 	}
 	dlist_reverse_foreach(iter, &sensor->waiting)
@@ -303,10 +312,7 @@ iot_command_ready(IotCommand **chosen, int max, int max_in_flight)
 void
 iot_command_sent(IotCommand *command, int mid)
 {
-	TimestampTz due_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													 command->ack_timeout_ms);
-
-	ready_to_sent(command, Min(due_at, command->deadline));
+	ready_to_sent(command, due_after(command, command->ack_timeout_ms));
 	command->accepted = false;
 	command->mid = mid;
 	if (mid != 0)
@@ -374,7 +380,6 @@ iot_command_link_up(void)
 {
 	HASH_SEQ_STATUS scan;
 	IotCommand *command;
-	TimestampTz now = GetCurrentTimestamp();
 
 	hash_seq_init(&scan, commands);
 	while ((command = hash_seq_search(&scan)) != NULL)
@@ -383,10 +388,7 @@ iot_command_link_up(void)
 		if (command->state != IOT_COMMAND_SENT || command->accepted || command->ended)
 			continue;
 		command->max_attempts = Max(command->max_attempts, command->attempts + 1);
-		set_due(command,
-				Min(TimestampTzPlusMilliseconds(now, Min(command->ack_timeout_ms,
-														 RESUME_GRACE_MS)),
-					command->deadline));
+		set_due(command, due_after(command, Min(command->ack_timeout_ms, RESUME_GRACE_MS)));
 	}
 }
 
@@ -394,7 +396,7 @@ iot_command_link_up(void)
 void
 iot_command_look_at_due(bool link_up)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 
 	while (!pairingheap_is_empty(due_heap))
 	{
@@ -403,14 +405,14 @@ iot_command_look_at_due(bool link_up)
 		if (command->due_at > now)
 			break;
 		if (command->ended)
-			set_due(command, TimestampTzPlusMilliseconds(now, 1000));	/* being recorded */
-		else if (now >= command->deadline ||
+			set_due(command, now + 1000);	/* being recorded */
+		else if (GetCurrentTimestamp() >= command->deadline ||
 				 (command->attempts >= command->max_attempts && command->accepted))
 			end(command, false, IOT_TIMED_OUT);
 		else if (command->attempts >= command->max_attempts && link_up)
 			end(command, false, IOT_TIMED_OUT);
 		else if (command->attempts >= command->max_attempts)
-			set_due(command, command->deadline);	/* iot_command_link_up() decides */
+			set_due(command, Max(due_after(command, PG_INT32_MAX), now + 1));	/* or a new link */
 		else
 			sent_to_ready(command);
 	}
@@ -455,5 +457,5 @@ iot_command_timeout_ms(void)
 	if (pairingheap_is_empty(due_heap))
 		return 60000;
 	command = pairingheap_container(IotCommand, due, pairingheap_first(due_heap));
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), command->due_at);
+	return Max(command->due_at - iot_worker_clock_ms(), 0);
 }

@@ -51,7 +51,7 @@ typedef struct IotCommand
 	bool		accepted;		/* the broker has it */
 	bool		allowed;		/* its next attempt is committed */
 	bool		ended;			/* its end is among the results to be recorded */
-	TimestampTz due_at;			/* while SENT: to be looked at again */
+	int64		due_at;			/* while SENT: to be looked at again, by the worker's clock */
 	dlist_node	link;			/* in the list of its state, or of its sensor */
 	pairingheap_node due;
 } IotCommand;

@@ -35,7 +35,7 @@
 #include "core/backoff.h"
 #include "iot.h"
 
-#define BUFFER_LIMIT		(8 * 1024 * 1024)	/* bytes held between two commits */
+#define BUFFER_LIMIT		(4 * 1024 * 1024)	/* bytes held between two commits */
 #define CONNECT_TIMEOUT_MS	10000
 #define BACKOFF_BASE_MS		200
 #define BACKOFF_CAP_MS		5000
@@ -50,11 +50,11 @@ static struct
 	IotLinkState state;
 	bool		tcp_up;
 	bool		subscribed;		/* subscriptions are on their way */
-	TimestampTz connect_started_at;
-	TimestampTz retry_at;
-	TimestampTz outage_since;	/* 0: none */
+	int64		connect_started_at; /* of the worker's clock, like the others */
+	int64		retry_at;
+	int64		outage_since;	/* 0: none */
 	int			outage_attempts;
-	TimestampTz giving_back_since;	/* 0: the database takes what we read */
+	int64		giving_back_since;	/* 0: the database takes what we read */
 	IotBackoff	backoff;
 
 	/* written by callbacks */
@@ -269,7 +269,7 @@ discard(void)
 static void
 go_down(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 	bool		was_up = conn.state == IOT_LINK_UP;
 	uint32_t	delay = iot_backoff_next(&conn.backoff);
 
@@ -291,7 +291,7 @@ go_down(void)
 		conn.outage_attempts++;
 	iot_worker_state("disconnected", conn.reason);
 	discard();
-	conn.retry_at = TimestampTzPlusMilliseconds(now, delay);
+	conn.retry_at = now + delay;
 }
 
 /* First line of the file into the buffer; false (and lost) where it cannot be read. */
@@ -379,7 +379,7 @@ start_connecting(void)
 	conn.out_of_memory = false;
 	conn.unanswered_subscriptions = conn.refused_subscriptions = 0;
 	conn.payload_limit = (size_t) iot_max_payload_size * 1024;
-	conn.connect_started_at = GetCurrentTimestamp();
+	conn.connect_started_at = iot_worker_clock_ms();
 	conn.state = IOT_LINK_CONNECTING;
 	if (!AcquireExternalFD())
 	{
@@ -468,7 +468,7 @@ iot_link_give_back(void)
 	iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, conn.nmessages);
 	if (conn.giving_back_since == 0)
 	{
-		conn.giving_back_since = GetCurrentTimestamp();
+		conn.giving_back_since = iot_worker_clock_ms();
 		ereport(LOG,
 				(errmsg("adapter \"%s\" gives messages back to MQTT broker \"%s\": the database did not take them",
 						conn.config->name, conn.config->url)));
@@ -485,10 +485,9 @@ iot_link_prove(void)
 	iot_backoff_reset(&conn.backoff);
 	if (conn.giving_back_since != 0)
 		ereport(LOG,
-				(errmsg("adapter \"%s\": the database takes messages again after %ld s",
+				(errmsg("adapter \"%s\": the database takes messages again after %d s",
 						conn.config->name,
-						TimestampDifferenceMilliseconds(conn.giving_back_since,
-														GetCurrentTimestamp()) / 1000)));
+						(int) (iot_worker_clock_ms() - conn.giving_back_since) / 1000)));
 	conn.giving_back_since = 0;
 }
 
@@ -527,17 +526,15 @@ subscribe(void)
 static void
 come_up(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	conn.state = IOT_LINK_UP;
 	iot_worker_slot_count(IOT_COUNT_CONNECTED, 1);
 	if (conn.giving_back_since != 0)
 		 /* the broker was not the trouble */ ;
 	else if (conn.outage_since != 0)
 		ereport(LOG,
-				(errmsg("adapter \"%s\" connected to MQTT broker \"%s\" after %ld s and %d failed attempts",
+				(errmsg("adapter \"%s\" connected to MQTT broker \"%s\" after %d s and %d failed attempts",
 						conn.config->name, conn.config->url,
-						TimestampDifferenceMilliseconds(conn.outage_since, now) / 1000,
+						(int) (iot_worker_clock_ms() - conn.outage_since) / 1000,
 						conn.outage_attempts)));
 	else
 		ereport(LOG,
@@ -584,7 +581,7 @@ iot_link_turn(void)
 		return;
 	if (conn.state == IOT_LINK_DOWN)
 	{
-		if (GetCurrentTimestamp() < conn.retry_at)
+		if (iot_worker_clock_ms() < conn.retry_at)
 			return;
 		start_connecting();
 		if (conn.state == IOT_LINK_DOWN)
@@ -606,8 +603,7 @@ iot_link_turn(void)
 		}
 		if (conn.subscribed && conn.unanswered_subscriptions <= 0 && !conn.lost)
 			come_up();
-		else if (TimestampDifferenceExceeds(conn.connect_started_at, GetCurrentTimestamp(),
-											CONNECT_TIMEOUT_MS))
+		else if (iot_worker_passed(conn.connect_started_at, CONNECT_TIMEOUT_MS))
 			set_lost("no answer within %d s", CONNECT_TIMEOUT_MS / 1000);
 	}
 	if (!conn.lost && conn.tcp_up)
@@ -722,14 +718,12 @@ iot_link_events(void)
 long
 iot_link_timeout_ms(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	if (conn.config == NULL)
 		return 60000;
 	if (conn.lost)
 		return 0;
 	if (conn.state == IOT_LINK_DOWN)
-		return TimestampDifferenceMilliseconds(now, conn.retry_at);
+		return Max(conn.retry_at - iot_worker_clock_ms(), 0);
 	return 1000;
 }
 
@@ -791,6 +785,7 @@ iot_link_publish(const char *topic, const char *payload, uint32 expiry_s, int *m
 		case MOSQ_ERR_PAYLOAD_SIZE:
 		case MOSQ_ERR_MALFORMED_UTF8:
 		case MOSQ_ERR_OVERSIZE_PACKET:
+		case MOSQ_ERR_QOS_NOT_SUPPORTED:
 			return IOT_PUBLISH_IMPOSSIBLE;
 		default:
 			note_error(rc);

@@ -33,9 +33,8 @@ typedef struct Start
 	bool		wanted;			/* asked for since iot_supervisor_begin() */
 	bool		seen;			/* has a slot, as of iot_supervisor_end() */
 	bool		stopping;
-	TimestampTz started_at;
-	TimestampTz next_start_at;
-	TimestampTz stop_at;
+	int64		next_start_at;	/* of the worker's clock, like the next */
+	int64		stop_at;
 	IotBackoff	backoff;
 	BackgroundWorkerHandle *handle; /* NULL where another process started it */
 	bool		refused;		/* the server had no free worker; said so already */
@@ -148,7 +147,7 @@ void
 iot_supervisor_want(const IotWorkerKey *key, const char *name, const char *title)
 {
 	Start	   *start = find_start(key);
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 	IotWorkerInfo info;
 	pid_t		pid;
 	int			slot;
@@ -168,7 +167,7 @@ iot_supervisor_want(const IotWorkerKey *key, const char *name, const char *title
 	if (iot_worker_slot_read(slot, &info) && info.pid != 0)
 	{
 		start->refused = false;
-		if (TimestampDifferenceExceeds(info.started_at, now, HEALTHY_MS))
+		if (TimestampDifferenceExceeds(info.started_at, GetCurrentTimestamp(), HEALTHY_MS))
 			iot_backoff_reset(&start->backoff);
 		return;
 	}
@@ -177,9 +176,7 @@ iot_supervisor_want(const IotWorkerKey *key, const char *name, const char *title
 		return;					/* on its way */
 	if (now < start->next_start_at)
 		return;
-	start->started_at = now;
-	start->next_start_at =
-		TimestampTzPlusMilliseconds(now, iot_backoff_next(&start->backoff));
+	start->next_start_at = now + iot_backoff_next(&start->backoff);
 	if (register_worker(start, title))
 		start->refused = false;
 	else
@@ -199,7 +196,7 @@ iot_supervisor_want(const IotWorkerKey *key, const char *name, const char *title
 void
 iot_supervisor_end(IotWorkerKind kind, Oid database)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 
 	for (int slot = 0; slot < iot_worker_slots(); slot++)
 	{
@@ -220,7 +217,7 @@ iot_supervisor_end(IotWorkerKind kind, Oid database)
 		}
 		if (iot_worker_slot_release(slot))
 			start->seen = false;
-		else if (TimestampDifferenceExceeds(start->stop_at, now, STOP_PATIENCE_MS))
+		else if (now - start->stop_at >= STOP_PATIENCE_MS)
 		{
 			kill(info.pid, SIGTERM);
 			start->stop_at = now;
@@ -272,13 +269,12 @@ list_adapters_body(void *arg)
 void
 supervisor_tick(void)
 {
-	static TimestampTz ticked_at = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	static int64 ticked_at = 0;
 	AdapterList list = {.context = CurrentMemoryContext};
 
-	if (!TimestampDifferenceExceeds(ticked_at, now, TICK_MS))
+	if (!iot_worker_passed(ticked_at, TICK_MS))
 		return;
-	ticked_at = now;
+	ticked_at = iot_worker_clock_ms();
 	if (iot_try_xact("look for adapters", IOT_XACT_WHILE_PAUSED, list_adapters_body, &list,
 					 NULL) != IOT_XACT_DONE)
 		return;

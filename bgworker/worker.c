@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include <time.h>
+
 #include "access/htup_details.h"
 #include "access/xact.h"
 #include "access/xlog.h"
@@ -52,16 +54,16 @@ PG_MODULE_MAGIC;
 
 static char subject[NAMEDATALEN * 3];
 static const char *idle_reason = NULL;
-static TimestampTz idle_logged_at = 0;
+static int64 idle_logged_at = 0;
 static bool heartbeat_due = true;
-static TimestampTz heartbeat_at = 0;
-static TimestampTz stat_flushed_at = 0;
+static int64 heartbeat_at = 0;
+static int64 stat_flushed_at = 0;
 
 static struct
 {
 	int			sqlerrcode;
 	const char *activity;
-	TimestampTz logged_at;
+	int64		logged_at;
 	int			suppressed;
 }			last_error;
 
@@ -75,6 +77,26 @@ static IotPlan heartbeat = {
 	"SELECT iot_internal.worker_heartbeat($1, $2, $3, $4, $5, $6, $7::jsonb)",
 	7, {TEXTOID, TEXTOID, UUIDOID, INT4OID, TEXTOID, TEXTOID, TEXTOID}
 };
+
+/*
+ * Milliseconds of a clock that nobody sets, from 1 on.  Every interval of a worker is measured by
+ * it, so that a correction of the system's time neither stops a worker nor makes it spin.
+ */
+int64
+iot_worker_clock_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	return (int64) now.tv_sec * 1000 + now.tv_nsec / 1000000 + 1;
+}
+
+/* Whether so much time went by; since 0 means that it never happened, so yes. */
+bool
+iot_worker_passed(int64 since, int64 ms)
+{
+	return since == 0 || iot_worker_clock_ms() - since >= ms;
+}
 
 static void
 subject_context(void *arg)
@@ -157,8 +179,6 @@ gate_closed(int flags)
 static void
 note_idle(const char *reason)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	if (reason == NULL)
 	{
 		if (idle_reason != NULL)
@@ -166,11 +186,10 @@ note_idle(const char *reason)
 		idle_reason = NULL;
 		return;
 	}
-	if (reason != idle_reason ||
-		TimestampDifferenceExceeds(idle_logged_at, now, IDLE_REMINDER_MS))
+	if (reason != idle_reason || iot_worker_passed(idle_logged_at, IDLE_REMINDER_MS))
 	{
 		ereport(LOG, (errmsg("iot worker is idle: %s", reason)));
-		idle_logged_at = now;
+		idle_logged_at = iot_worker_clock_ms();
 		iot_worker_state("idle", reason);
 	}
 	idle_reason = reason;
@@ -190,13 +209,11 @@ iot_worker_idle_reason(void)
 static void
 log_error(ErrorData *edata, const char *activity)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	iot_worker_slot_count(IOT_COUNT_ERRORS, 1);
 	if (iot_sqlstate_is_refusal(edata->sqlerrcode))
 		edata->elevel = DEBUG1;
 	else if (edata->sqlerrcode == last_error.sqlerrcode && activity == last_error.activity &&
-			 !TimestampDifferenceExceeds(last_error.logged_at, now, ERROR_REMINDER_MS))
+			 !iot_worker_passed(last_error.logged_at, ERROR_REMINDER_MS))
 	{
 		last_error.suppressed++;
 		return;
@@ -210,7 +227,7 @@ log_error(ErrorData *edata, const char *activity)
 							last_error.suppressed)));
 		last_error.sqlerrcode = edata->sqlerrcode;
 		last_error.activity = activity;
-		last_error.logged_at = now;
+		last_error.logged_at = iot_worker_clock_ms();
 		last_error.suppressed = 0;
 	}
 	edata->output_to_client = false;
@@ -375,13 +392,12 @@ iot_worker_wait(uint32 socket_events, pgsocket socket, long timeout_ms)
 {
 	uint32		events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
 	uint32		occurred;
-	TimestampTz now = GetCurrentTimestamp();
 
 	iot_worker_slot_beat();
-	if (timeout_ms > 0 && TimestampDifferenceExceeds(stat_flushed_at, now, STAT_FLUSH_MS))
+	if (timeout_ms > 0 && iot_worker_passed(stat_flushed_at, STAT_FLUSH_MS))
 	{
 		(void) pgstat_report_stat(true);
-		stat_flushed_at = now;
+		stat_flushed_at = iot_worker_clock_ms();
 	}
 	if (socket != PGINVALID_SOCKET && socket_events != 0)
 		occurred = WaitLatchOrSocket(MyLatch, events | socket_events, socket,
@@ -436,13 +452,12 @@ void
 iot_worker_heartbeat(void)
 {
 	IotWorkerInfo self;
-	TimestampTz now = GetCurrentTimestamp();
 
-	if (!heartbeat_due && !TimestampDifferenceExceeds(heartbeat_at, now, HEARTBEAT_INTERVAL_MS))
+	if (!heartbeat_due && !iot_worker_passed(heartbeat_at, HEARTBEAT_INTERVAL_MS))
 		return;
 	if (!iot_worker_slot_self(&self))
 		return;
 	heartbeat_due = false;
-	heartbeat_at = now;
+	heartbeat_at = iot_worker_clock_ms();
 	(void) iot_try_xact("write heartbeat", IOT_XACT_WHILE_PAUSED, heartbeat_body, &self, NULL);
 }

@@ -35,6 +35,8 @@ extern bool iot_sqlstate_is_refusal(int sqlerrcode);
 
 extern void iot_worker_start(IotWorkerKind kind, Oid database, const pg_uuid_t *adapter_id,
 							 const char *name);
+extern int64 iot_worker_clock_ms(void);
+extern bool iot_worker_passed(int64 since, int64 ms);
 extern void iot_worker_check_interrupts(void);
 extern uint32 iot_worker_wait(uint32 socket_events, pgsocket socket, long timeout_ms);
 extern void iot_worker_subject(const char *subject);

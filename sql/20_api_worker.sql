@@ -48,7 +48,8 @@ AS $function$
 		WHERE w.adapter_id IS NOT NULL
 			AND w.heartbeat_at < pg_catalog.clock_timestamp() - interval '20 s'
 			AND NOT EXISTS (SELECT FROM iot.adapter a
-				WHERE a.adapter_id = w.adapter_id AND a.enabled AND a.kind = 'mqtt');
+				WHERE a.adapter_id = w.adapter_id AND a.enabled AND a.kind = 'mqtt'
+					AND w.name = 'adapter:' || a.name);
 $function$;
 
 -- Everything an adapter is configured by, as it stands in its row; no row where no process of ours
