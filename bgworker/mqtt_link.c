@@ -24,6 +24,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "miscadmin.h"
 #include "storage/fd.h"
@@ -37,6 +38,7 @@
 
 #define BUFFER_LIMIT		(4 * 1024 * 1024)	/* bytes held between two commits */
 #define CONNECT_TIMEOUT_MS	10000
+#define GOODBYE_TIMEOUT_MS	1000
 #define BACKOFF_BASE_MS		200
 #define BACKOFF_CAP_MS		5000
 #define SESSION_EXPIRY_S	(7 * 24 * 3600)
@@ -447,14 +449,50 @@ iot_link_configure(const IotMqttConfig *config)
 	iot_backoff_reset(&conn.backoff);
 }
 
+/*
+ * Waits until the broker has closed the connection too.  A broker that is behind has our last
+ * acknowledgements still before it; closing on what it sends meanwhile would reset the connection
+ * and make it forget them, and all of that would be delivered again.
+ */
+static void
+wait_for_end(int fd)
+{
+	int64		start = iot_worker_clock_ms();
+	char		discarded[4096];
+
+	(void) shutdown(fd, SHUT_WR);
+	for (;;)
+	{
+		struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
+		int64		left = start + GOODBYE_TIMEOUT_MS - iot_worker_clock_ms();
+		ssize_t		size;
+
+		if (left <= 0)
+			return;
+		if (poll(&poll_fd, 1, (int) left) <= 0)
+			continue;			/* a signal may end the wait early */
+		size = recv(fd, discarded, sizeof(discarded), MSG_DONTWAIT);
+		if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR))
+			return;
+	}
+}
+
 /* Says goodbye where nothing is held that the broker must not take as done, and ends the link. */
 void
 iot_link_close(void)
 {
-	if (conn.state == IOT_LINK_UP && conn.nmessages == 0)
+	if (conn.state == IOT_LINK_UP && conn.nmessages == 0 && !conn.lost)
 	{
+		/* the library closes its own descriptor as soon as it has said goodbye */
+		int			fd = dup(mosquitto_socket(conn.mosq));
+
 		mosquitto_disconnect(conn.mosq);
 		(void) mosquitto_loop_write(conn.mosq, 1);
+		if (fd >= 0)
+		{
+			wait_for_end(fd);
+			close(fd);
+		}
 	}
 	discard();
 }

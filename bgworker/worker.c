@@ -68,8 +68,8 @@ static struct
 }			last_error;
 
 static IotPlan gate = {
-	"SELECT g.version, g.paused, g.system_identifier, g.database_oid"
-	" FROM iot_internal.worker_gate() g",
+	"SELECT v.version, e.paused, e.system_identifier, e.database_oid"
+	" FROM iot.schema_version v CROSS JOIN iot.epoch e",
 	0, {0}
 };
 
@@ -131,6 +131,8 @@ gate_closed(int flags)
 	Oid			extension = get_extension_oid("iot", true);
 	Oid			worker;
 	Oid			schema;
+	Oid			epoch_table;
+	Oid			version_table;
 
 	if (!OidIsValid(extension))
 		return "extension \"iot\" is not installed in this database";
@@ -141,9 +143,14 @@ gate_closed(int flags)
 	if (!OidIsValid(worker))
 		return "role \"iot_worker\" does not exist; run \"SELECT iot.install()\"";
 	schema = get_namespace_oid("iot", true);
-	if (!OidIsValid(schema) || !OidIsValid(get_relname_relid("epoch", schema)) ||
-		!OidIsValid(get_relname_relid("schema_version", schema)))
+	epoch_table = OidIsValid(schema) ? get_relname_relid("epoch", schema) : InvalidOid;
+	version_table = OidIsValid(schema) ? get_relname_relid("schema_version", schema) : InvalidOid;
+	if (!OidIsValid(epoch_table) || !OidIsValid(version_table))
 		return "the tables are not installed; run \"SELECT iot.install()\"";
+	/* a restore brings grants last, and before that not all rows may be there */
+	if (pg_class_aclcheck(epoch_table, worker, ACL_SELECT) != ACLCHECK_OK ||
+		pg_class_aclcheck(version_table, worker, ACL_SELECT) != ACLCHECK_OK)
+		return "the tables are not complete; finish the restore or run \"SELECT iot.install()\"";
 
 	/* the flag keeps what our inserts fire from taking the session's own role back */
 	SetUserIdAndSecContext(worker, SECURITY_LOCAL_USERID_CHANGE);

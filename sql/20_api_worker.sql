@@ -1,17 +1,5 @@
 -- What workers ask and say, besides the work itself.
 
-CREATE OR REPLACE FUNCTION iot_internal.worker_gate(
-	OUT version integer, OUT paused boolean, OUT system_identifier bigint, OUT database_oid oid)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-AS $function$
-BEGIN
-	SELECT v.version, e.paused, e.system_identifier, e.database_oid
-		INTO worker_gate.version, worker_gate.paused,
-			worker_gate.system_identifier, worker_gate.database_oid
-		FROM iot.schema_version v CROSS JOIN iot.epoch e;
-END
-$function$;
-
 CREATE OR REPLACE FUNCTION iot_internal.worker_heartbeat(
 	name text, kind text, adapter_id uuid, pid integer, state text, detail text, counters jsonb)
 RETURNS void
@@ -82,7 +70,7 @@ RETURNS TABLE (name text, kind text, adapter_id uuid, pid integer, state text, d
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'iot_worker_slots_sql';
 
 GRANT USAGE ON SCHEMA iot_internal TO iot_worker;
-GRANT EXECUTE ON FUNCTION iot_internal.worker_gate(),
+GRANT EXECUTE ON FUNCTION
 	iot_internal.worker_heartbeat(text, text, uuid, integer, text, text, jsonb),
 	iot_internal.worker_adapters(), iot_internal.worker_forget(),
 	iot_internal.adapter_config(uuid)
