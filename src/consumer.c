@@ -32,8 +32,12 @@
 PG_FUNCTION_INFO_V1(iot_consumer_register);
 PG_FUNCTION_INFO_V1(iot_consumer_read);
 
-/* A cursor that finds nothing for it moves on when this many transactions have gone by. */
+/*
+ * A cursor that finds nothing for it moves on when this many transactions have gone by, or when it
+ * was left behind by any for this long: an old position keeps old partitions.
+ */
 #define IDLE_TRANSACTIONS 1000
+#define IDLE_TIME "5 s"
 
 #define EVENT_COLUMNS "id, event_id, type, aggregatetype, aggregateid, device_id, payload, created_at"
 #define EVENT_TYPES "($5 IS NULL OR type = ANY ($5))"
@@ -67,7 +71,8 @@ static IotPlan read_on = {
 	5, {PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID, TEXTARRAYOID}
 };
 static IotPlan load_consumer = {
-	"SELECT c.xmin, c.last, c.target, c.after_id, coalesce(e.first_event_id, 0)"
+	"SELECT c.xmin, c.last, c.target, c.after_id, coalesce(e.first_event_id, 0),"
+	" c.advanced_at < clock_timestamp() - interval '" IDLE_TIME "'"
 	" FROM iot.consumer c LEFT JOIN iot.epoch e ON true WHERE c.name = $1",
 	1, {TEXTOID}
 };
@@ -88,6 +93,7 @@ typedef struct ConsumerState
 	Datum		target;			/* 0: heading for no snapshot */
 	int64		after_id;
 	int64		first_event_id;
+	bool		old;			/* has not moved for some time */
 } ConsumerState;
 
 static uint64
@@ -187,6 +193,7 @@ load(Datum name, ConsumerState *state)
 		state->after_id = 0;
 	state->first_event_id = DatumGetInt64(SPI_getbinval(row, desc, 5, &isnull));
 	state->after_id = Max(state->after_id, state->first_event_id);
+	state->old = DatumGetBool(SPI_getbinval(row, desc, 6, &isnull));
 }
 
 /* One page into SPI_tuptable; returns its number of rows. */
@@ -249,7 +256,7 @@ read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, L
 		}
 
 		/* The window is read to its end. */
-		if (rows > 0 || continued ||
+		if (rows > 0 || continued || state->old ||
 			snapshot_xmax(state->target) - snapshot_xmax(state->last) >= IDLE_TRANSACTIONS)
 			moved = true;
 		state->last = state->target;

@@ -79,6 +79,14 @@ SELECT is(read('a', ARRAY['none']), '', 'nothing for this reader');
 SELECT is(row_of('a'), :'before', 'and nothing was written');
 SELECT is(read('a'), 'other1', 'so that it still is there for the same cursor without a filter');
 
+-- but a cursor that was left behind moves on, since partitions are kept for it
+CALL append('other');
+UPDATE iot.consumer SET advanced_at = clock_timestamp() - interval '6 s' WHERE name = 'a';
+SELECT row_of('a') AS before \gset
+SELECT is(read('a', ARRAY['none']), '', 'nothing for this reader, for long');
+SELECT isnt(row_of('a'), :'before', 'and it has moved');
+SELECT is(read('a'), '', 'past what was not for it');
+
 -- a backlog is read in windows
 CALL append('b', 25);
 SELECT is(read('a', NULL, 10), 'b1 b2 b3 b4 b5 b6 b7 b8 b9 b10', 'a page');
