@@ -111,8 +111,8 @@ BEGIN
 END
 $function$;
 
--- Whether the name is that of somebody who may connect: an enabled user, or a role that administers.
--- A user who was disabled stays out, whatever role has his name.
+-- Whether the name is that of somebody who may connect: a user who is known and enabled, whatever role
+-- has his name.  A token's name alone makes nobody an administrator.
 CREATE OR REPLACE FUNCTION iot_internal.push_authorize(username text)
 RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint, allowed boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $function$
@@ -120,8 +120,8 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg
 BEGIN
 	RETURN QUERY
 	SELECT s.epoch, s.paused, s.head, s.floor,
-			coalesce((SELECT u.enabled FROM iot.app_user u WHERE u.username = push_authorize.username),
-				iot_internal.is_admin_role(push_authorize.username), false)
+			coalesce((SELECT u.enabled FROM iot.app_user u
+				WHERE u.username = push_authorize.username), false)
 		FROM iot_internal.push_state() AS s;
 END
 $function$;

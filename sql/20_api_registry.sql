@@ -15,14 +15,17 @@ BEGIN
 END
 $function$;
 
--- Roles that pass every check: superusers and whoever holds iot_admin's privileges.
+-- Roles that pass every check: superusers and whoever holds iot_admin's privileges.  In a session of
+-- an authenticator names are what tokens claim: one that is spelt like such a role gives nobody its
+-- powers, unless the session administers by its own role.
 CREATE OR REPLACE FUNCTION iot_internal.is_admin_role(username text) RETURNS boolean
 LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	RETURN EXISTS (
 		SELECT FROM pg_roles r
 		WHERE r.rolname = is_admin_role.username
-			AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE')));
+			AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE')))
+		AND (NOT iot_internal.is_authenticator() OR iot_internal.is_admin());
 END
 $function$;
 

@@ -377,6 +377,14 @@ BEGIN
 			MESSAGE = format('invalid email of user "%s"', NEW.username),
 			HINT = 'Leave it NULL where there is none.';
 	END IF;
+	-- whoever has a token for the name will pass every check: no sign-up may hand it out
+	IF (TG_OP = 'INSERT' OR NEW.username <> OLD.username)
+		AND iot_internal.is_admin_role(NEW.username)
+		AND NOT (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = session_user) THEN
+		RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+			MESSAGE = format('user "%s" would have the name of a role that administers', NEW.username),
+			HINT = 'A superuser may insert it. Otherwise choose another name.';
+	END IF;
 	RETURN NEW;
 END
 $function$;

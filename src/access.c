@@ -23,6 +23,7 @@
 
 PG_FUNCTION_INFO_V1(iot_current_username_sql);
 PG_FUNCTION_INFO_V1(iot_is_admin_sql);
+PG_FUNCTION_INFO_V1(iot_is_authenticator_sql);
 
 static bool
 session_is_authenticator(void)
@@ -138,4 +139,14 @@ Datum
 iot_is_admin_sql(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(iot_is_admin());
+}
+
+/*
+ * iot_internal.is_authenticator() returns boolean; STABLE PARALLEL RESTRICTED.  Whether names in
+ * this session are claims, which may be spelt like a role's.
+ */
+Datum
+iot_is_authenticator_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(session_is_authenticator());
 }

@@ -133,6 +133,8 @@ refused($push, $push->token($user, claims => { sub => "anna\n" }), 'a line feed 
 refused($push, $push->token('nobody-knows-him'), 'an unknown user');
 refused($push, $push->token('dora'), 'a disabled user');
 refused($push, $push->token('push_daemon'), 'a role that does not administer');
+refused($push, $push->token($iot->psql('SELECT current_user')),
+	'a role that does, but that nobody registered as a user');
 refused($push, '', 'nothing');
 refused($push, undef, 'null');
 refused($push, 'x' x 30000, 'a long word');
@@ -142,7 +144,7 @@ accepted($push, $push->token($user, exp => undef), 'no exp');
 accepted($push, $push->token($user, claims => { role => 'web', iat => time(), more => [ 1, {} ] }),
 	'claims that PostgREST uses');
 
-my $superuser = $iot->psql('SELECT current_user');
+my $superuser = $iot->psql('INSERT INTO iot.app_user (username) SELECT current_user RETURNING username');
 accepted($push, $push->token($superuser), 'a superuser', $superuser);
 
 $ws = IotWebSocket->new(port => $push->port);

@@ -90,6 +90,7 @@ my $named = notify($iot, audience => 'user:anna', recipients => ['anna']);
 is($anna->event->{seq}, $named, 'a named user is told, and the author\'s was not for her');
 my $group = notify($iot, audience => 'group:anna-plant', recipients => ['anna']);
 is($anna->event->{seq}, $group, 'a group is told');
+$iot->psql('INSERT INTO iot.app_user (username) SELECT current_user');
 my $superuser = ready($iot->psql('SELECT current_user'));
 $superuser->subscribe(1);
 my $all = notify($iot, recipients => [ 'anna', 'bert' ]);
