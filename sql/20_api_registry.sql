@@ -30,27 +30,32 @@ END
 $function$;
 
 -- Never raises but for a level that does not exist: whoever or whatever is unknown, NULL or
--- disabled may nothing.  In PL/pgSQL, which keeps its plans from call to call: this is asked for
--- every command and every recipient, and planning would cost a hundred times the answer.
+-- disabled may nothing.  PL/pgSQL, because a session then plans it once.
 CREATE OR REPLACE FUNCTION iot.may(username text, device_id uuid, level text) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-	wanted integer := iot_internal.level_rank(may.level);
+	levels text[] := ARRAY['view', 'operate', 'manage'];
+	group_id uuid;
 BEGIN
-	IF wanted IS NULL OR may.username IS NULL THEN
+	-- a level includes those below it
+	levels := levels[array_position(levels, may.level):];
+	IF cardinality(levels) = 0 OR levels IS NULL THEN
+		PERFORM iot_internal.level_rank(may.level);
+		RETURN false;
+	END IF;
+	SELECT d.device_group_id INTO group_id FROM iot.device d WHERE d.device_id = may.device_id;
+	IF NOT FOUND OR may.username IS NULL THEN
 		RETURN false;
 	END IF;
 	RETURN EXISTS (
-			SELECT FROM iot.device d
-				JOIN iot.access_grant g ON g.device_group_id = d.device_group_id
-				JOIN iot.user_group_member m ON m.user_group_id = g.user_group_id
-				JOIN iot.app_user u ON u.app_user_id = m.app_user_id
-			WHERE d.device_id = may.device_id
-				AND u.username = may.username
+			SELECT FROM iot.app_user u
+				JOIN iot.user_group_member m ON m.app_user_id = u.app_user_id
+				JOIN iot.access_grant g ON g.user_group_id = m.user_group_id
+			WHERE u.username = may.username
 				AND u.enabled
-				AND iot_internal.level_rank(g.level) >= wanted)
-		OR (EXISTS (SELECT FROM iot.device d WHERE d.device_id = may.device_id)
-			AND iot_internal.is_admin_role(may.username));
+				AND g.device_group_id = group_id
+				AND g.level = ANY (levels))
+		OR iot_internal.is_admin_role(may.username);
 END
 $function$;
 COMMENT ON FUNCTION iot.may(text, uuid, text) IS
