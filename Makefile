@@ -47,7 +47,7 @@ PGXS        := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
 
 .DEFAULT_GOAL := all
-all: $(if $(WORKER_OBJS),$(WORKER)$(DLSUFFIX)) $(if $(PUSHD_OBJS),$(PROGRAMS)) $(if $(SIM_OBJS),$(SIM))
+all: $(WORKER)$(DLSUFFIX) $(PROGRAMS) $(SIM)
 
 # One script from the modules; "OR REPLACE" belongs to updates only (an installation must never
 # take over an object that is already there).
@@ -73,8 +73,8 @@ $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS): %.o: %.c
 install: install-more
 install-more: all
 	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)' '$(DESTDIR)$(bindir)'
-	$(if $(WORKER_OBJS),$(INSTALL_SHLIB) $(WORKER)$(DLSUFFIX) '$(DESTDIR)$(pkglibdir)/')
-	$(if $(PUSHD_OBJS),$(INSTALL_PROGRAM) $(PROGRAMS) '$(DESTDIR)$(bindir)/')
+	$(INSTALL_SHLIB) $(WORKER)$(DLSUFFIX) '$(DESTDIR)$(pkglibdir)/'
+	$(INSTALL_PROGRAM) $(PROGRAMS) '$(DESTDIR)$(bindir)/'
 
 uninstall: uninstall-more
 uninstall-more:
