@@ -43,8 +43,13 @@ ISOLATION_OPTS = --inputdir=test --outputdir=.
 override with_llvm = no
 
 PG_CONFIG   ?= pg_config
-PGXS        := $(shell $(PG_CONFIG) --pgxs)
+PGXS        := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+ifneq ($(PGXS),)
 include $(PGXS)
+else ifneq ($(filter-out test demo bench,$(or $(MAKECMDGOALS),all)),)
+# those three install what is missing first, the others need it
+$(error no server headers: install postgresql-server-dev-NN, or name its pg_config by PG_CONFIG)
+endif
 
 .DEFAULT_GOAL := all
 all: $(WORKER)$(DLSUFFIX) $(PROGRAMS) $(SIM)
