@@ -23,8 +23,10 @@
 
 #include "bgworker/mqtt_command.h"
 #include "bgworker/mqtt_config.h"
+#include "bgworker/mqtt_inbox.h"
 #include "bgworker/mqtt_link.h"
 #include "bgworker/mqtt_store.h"
+#include "bgworker/mqtt_take.h"
 #include "bgworker/worker.h"
 #include "iot.h"
 
@@ -140,7 +142,7 @@ check_config(void)
 		iot_worker_leave("the adapter is disabled or gone");
 	if (!adapter.working)
 	{
-		if (!iot_store_load(&adapter.adapter_id))
+		if (!iot_take_load(&adapter.adapter_id))
 		{
 			iot_mqtt_config_free(job.config);
 			return;
@@ -173,24 +175,24 @@ follow_link(void)
 static void
 store(void)
 {
-	const IotLinkPublished *published;
+	const IotPublished *published;
 	const IotCommandEnd *ends;
 	IotIngestMessage *messages;
-	int			npublished = iot_link_published(&published);
+	int			npublished = iot_inbox_published(&published);
 	int			count;
 	int			nends;
 
 	for (int i = 0; i < npublished; i++)
 		iot_command_published(published[i].mid, published[i].reason);
-	iot_link_forget_published();
+	iot_inbox_forget_published();
 	iot_command_look_at_due(iot_link_state() == IOT_LINK_UP);
-	count = iot_link_messages(&messages);
+	count = iot_inbox_messages(&messages);
 	nends = iot_command_ends(&ends);
 	if (count == 0 && (nends == 0 || iot_worker_clock_ms() < adapter.retry_at))
 		return;
 	if (iot_store(adapter.config, &adapter.adapter_id, messages, count) == IOT_STORE_DONE)
 	{
-		iot_link_forget_messages();
+		iot_inbox_forget_messages();
 		iot_link_prove();
 		return;
 	}
@@ -227,8 +229,8 @@ send_commands(void)
 		adapter.take_wanted = true;
 	if (!adapter.take_wanted && !iot_command_has_ready(adapter.config->max_in_flight))
 		return;
-	if (!iot_store_take(adapter.config, &adapter.adapter_id, adapter.take_wanted, &more, &chosen,
-						&count))
+	if (!iot_take_commands(adapter.config, &adapter.adapter_id, adapter.take_wanted, &more,
+						   &chosen, &count))
 	{
 		adapter.retry_at = iot_worker_clock_ms() + RETRY_MS;
 		return;

@@ -12,9 +12,9 @@
  * publishes that were not sent, which must not leave later on their own: their commands may have
  * expired meanwhile.
  *
- * Callbacks run under the library's locks: they copy bytes into memory of malloc, set flags, and
- * raise nothing.  That memory is bounded: where it is full, reading stops, and the pressure goes
- * back to the broker through TCP and the receive maximum.
+ * Callbacks only set flags here and put what came into mqtt_inbox.c, which is bounded: where it
+ * is full, reading stops, and the pressure goes back to the broker through TCP and the receive
+ * maximum.
  */
 #include "postgres.h"
 
@@ -31,19 +31,18 @@
 #include "storage/latch.h"
 #include "utils/timestamp.h"
 
+#include "bgworker/mqtt_inbox.h"
 #include "bgworker/mqtt_link.h"
+#include "bgworker/mqtt_session.h"
 #include "bgworker/worker.h"
 #include "core/backoff.h"
 #include "iot.h"
 
-#define BUFFER_LIMIT		(4 * 1024 * 1024)	/* bytes held between two commits */
 #define CONNECT_TIMEOUT_MS	10000
 #define GOODBYE_TIMEOUT_MS	1000
 #define BACKOFF_BASE_MS		200
 #define BACKOFF_CAP_MS		5000
-#define SESSION_EXPIRY_S	(7 * 24 * 3600)
 #define REASON_SIZE			160
-#define PASSWORD_SIZE		1024
 
 static struct
 {
@@ -63,21 +62,9 @@ static struct
 	bool		accepted;
 	bool		lost;
 	char		reason[REASON_SIZE];
-	bool		out_of_memory;
 	int			unanswered_subscriptions;
 	int			refused_subscriptions;
 	unsigned	progress;		/* callbacks that fired */
-	char	   *buffer;
-	size_t		buffer_used;
-	size_t		buffer_size;
-	IotIngestMessage *messages;
-	size_t	   *offsets;		/* of topic and payload in the buffer, which may move */
-	int			nmessages;
-	int			messages_size;
-	IotLinkPublished *published;
-	int			npublished;
-	int			published_size;
-	size_t		payload_limit;
 }			conn;
 
 static void set_lost(const char *fmt,...) pg_attribute_printf(1, 2);
@@ -99,23 +86,6 @@ set_lost(const char *fmt,...)
 	length = strlen(conn.reason);
 	if (length > 0 && conn.reason[length - 1] == '.')
 		conn.reason[length - 1] = '\0';
-}
-
-/* Grows an array of malloc to hold one element more; false where there is no memory. */
-static bool
-grow(void **array, int *size, int used, size_t element)
-{
-	int			wanted = Max(*size * 2, 64);
-	void	   *grown;
-
-	if (used < *size)
-		return true;
-	grown = realloc(*array, wanted * element);
-	if (grown == NULL)
-		return false;
-	*array = grown;
-	*size = wanted;
-	return true;
 }
 
 static void
@@ -155,81 +125,16 @@ on_publish(struct mosquitto *mosq, void *arg, int mid, int reason,
 		   const mosquitto_property *properties)
 {
 	conn.progress++;
-	if (!grow((void **) &conn.published, &conn.published_size, conn.npublished,
-			  sizeof(IotLinkPublished)))
-	{
-		conn.out_of_memory = true;
-		return;
-	}
-	conn.published[conn.npublished].mid = mid;
-	conn.published[conn.npublished].reason = reason;
-	conn.npublished++;
+	iot_inbox_add_published(mid, reason);
 }
 
 static void
 on_message(struct mosquitto *mosq, void *arg, const struct mosquitto_message *message,
 		   const mosquitto_property *properties)
 {
-	size_t		topic_len = strlen(message->topic);
-	size_t		payload_len = Max(message->payloadlen, 0);
-	size_t		needed;
-	int			offsets_size = conn.messages_size;
-	IotIngestMessage *copy;
-
 	conn.progress++;
-	/* one byte over the limit is enough to be told as too large */
-	if (payload_len > conn.payload_limit)
-		payload_len = conn.payload_limit + 1;
-	if (!grow((void **) &conn.messages, &conn.messages_size, conn.nmessages,
-			  sizeof(IotIngestMessage)))
-	{
-		conn.out_of_memory = true;
-		return;
-	}
-	if (conn.messages_size != offsets_size || conn.offsets == NULL)
-	{
-		size_t	   *grown = realloc(conn.offsets, conn.messages_size * sizeof(size_t));
-
-		if (grown == NULL)
-		{
-			conn.out_of_memory = true;
-			return;
-		}
-		conn.offsets = grown;
-	}
-	needed = conn.buffer_used + topic_len + payload_len;
-	if (needed > conn.buffer_size)
-	{
-		size_t		size = Max(needed, Max(conn.buffer_size * 2, 65536));
-		char	   *grown = realloc(conn.buffer, size);
-
-		if (grown == NULL)
-		{
-			conn.out_of_memory = true;
-			return;
-		}
-		conn.buffer = grown;
-		conn.buffer_size = size;
-	}
-	copy = &conn.messages[conn.nmessages];
-	memset(copy, 0, sizeof(*copy));
-	copy->topic_len = topic_len;
-	copy->payload_len = payload_len;
-	copy->received_at = GetCurrentTimestamp();
-	copy->retained = message->retain;
-	conn.offsets[conn.nmessages] = conn.buffer_used;
-	memcpy(conn.buffer + conn.buffer_used, message->topic, topic_len);
-	if (payload_len > 0)
-		memcpy(conn.buffer + conn.buffer_used + topic_len, message->payload, payload_len);
-	conn.buffer_used = needed;
-	conn.nmessages++;
-}
-
-/* A key that asks for a passphrase is refused: nobody is there to type one. */
-static int
-no_passphrase(char *buf, int size, int rwflag, void *userdata)
-{
-	return 0;
+	iot_inbox_add_message(message->topic, message->payload, Max(message->payloadlen, 0),
+						  message->retain);
 }
 
 /* To be called once in the process. */
@@ -261,9 +166,7 @@ discard(void)
 	conn.mosq = NULL;
 	conn.state = IOT_LINK_DOWN;
 	conn.tcp_up = false;
-	conn.nmessages = 0;
-	conn.buffer_used = 0;
-	conn.npublished = 0;
+	iot_inbox_clear();
 	conn.lost = false;
 }
 
@@ -296,133 +199,41 @@ go_down(void)
 	conn.retry_at = now + delay;
 }
 
-/* First line of the file into the buffer; false (and lost) where it cannot be read. */
-static bool
-read_password(char *buffer)
-{
-	FILE	   *file = AllocateFile(conn.config->password_file, "r");
-
-	if (file == NULL || fgets(buffer, PASSWORD_SIZE, file) == NULL)
-	{
-		if (file != NULL)
-			FreeFile(file);
-		set_lost("could not read password file \"%.100s\"", conn.config->password_file);
-		return false;
-	}
-	FreeFile(file);
-	buffer[strcspn(buffer, "\r\n")] = '\0';
-	return true;
-}
-
-static int
-set_credentials(struct mosquitto *mosq)
-{
-	char		password[PASSWORD_SIZE];
-	int			rc;
-
-	if (conn.config->username == NULL)
-		return MOSQ_ERR_SUCCESS;
-	if (conn.config->password_file == NULL)
-		return mosquitto_username_pw_set(mosq, conn.config->username, conn.config->password);
-	if (!read_password(password))
-		return MOSQ_ERR_AUTH;
-	rc = mosquitto_username_pw_set(mosq, conn.config->username, password);
-	explicit_bzero(password, sizeof(password));
-	return rc;
-}
-
-static int
-set_tls(struct mosquitto *mosq)
-{
-	const IotMqttConfig *config = conn.config;
-	int			rc = MOSQ_ERR_SUCCESS;
-
-	if (!config->tls)
-		return rc;
-	if (config->ca_file == NULL)
-		rc = mosquitto_int_option(mosq, MOSQ_OPT_TLS_USE_OS_CERTS, 1);
-	if (rc == MOSQ_ERR_SUCCESS && (config->ca_file != NULL || config->cert_file != NULL))
-		rc = mosquitto_tls_set(mosq, config->ca_file,
-							   config->ca_file == NULL ? "/etc/ssl/certs" : NULL,
-							   config->cert_file, config->key_file, no_passphrase);
-	if (rc != MOSQ_ERR_SUCCESS)
-		set_lost("could not use the certificates: %s", mosquitto_strerror(rc));
-	return rc;
-}
-
-/* Properties of MQTT 5 that have no call of their own for an asynchronous connection. */
-static int
-set_connect_properties(struct mosquitto *mosq)
-{
-	mosquitto_property *properties = NULL;
-	uint32		max_packet = Max(4 * conn.payload_limit, 262144) + 65536;
-	int			rc;
-
-	rc = mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL,
-									  SESSION_EXPIRY_S);
-	if (rc == MOSQ_ERR_SUCCESS)
-		rc = mosquitto_property_add_int32(&properties, MQTT_PROP_MAXIMUM_PACKET_SIZE, max_packet);
-	/* fails for want of a host, but keeps the properties for the connection to come */
-	if (rc == MOSQ_ERR_SUCCESS)
-		(void) mosquitto_connect_bind_v5(mosq, "", 0, conn.config->keepalive, NULL, properties);
-	mosquitto_property_free_all(&properties);
-	return rc;
-}
-
 /* Begins a connection; the rest happens in iot_link_turn(). */
 static void
 start_connecting(void)
 {
 	const IotMqttConfig *config = conn.config;
-	struct mosquitto *mosq;
+	size_t		payload_limit = (size_t) iot_max_payload_size * 1024;
+	char		error[REASON_SIZE] = "";
 	int			rc;
 
 	conn.lost = conn.accepted = conn.subscribed = conn.tcp_up = false;
-	conn.out_of_memory = false;
 	conn.unanswered_subscriptions = conn.refused_subscriptions = 0;
-	conn.payload_limit = (size_t) iot_max_payload_size * 1024;
 	conn.connect_started_at = iot_worker_clock_ms();
 	conn.state = IOT_LINK_CONNECTING;
+	iot_inbox_clear();
+	iot_inbox_set_payload_limit(payload_limit);
 	if (!AcquireExternalFD())
 	{
 		set_lost("no file descriptor is free");
 		go_down();
 		return;
 	}
-	mosq = mosquitto_new(config->client_id, false, NULL);
-	if (mosq == NULL)
+	conn.mosq = iot_session_make(config, payload_limit, error, sizeof(error));
+	if (conn.mosq == NULL)
 	{
 		ReleaseExternalFD();
-		set_lost("the client id cannot be used, or no memory is left");
+		set_lost("%s", error);
 		go_down();
 		return;
 	}
-	conn.mosq = mosq;
-	mosquitto_threaded_set(mosq, true);
-	mosquitto_connect_v5_callback_set(mosq, on_connect);
-	mosquitto_disconnect_v5_callback_set(mosq, on_disconnect);
-	mosquitto_subscribe_v5_callback_set(mosq, on_subscribe);
-	mosquitto_publish_v5_callback_set(mosq, on_publish);
-	mosquitto_message_v5_callback_set(mosq, on_message);
-	rc = mosquitto_int_option(mosq, MOSQ_OPT_PROTOCOL_VERSION,
-							  config->v5 ? MQTT_PROTOCOL_V5 : MQTT_PROTOCOL_V311);
-	/* an acknowledgement and a command after it are two small writes */
-	if (rc == MOSQ_ERR_SUCCESS)
-		rc = mosquitto_int_option(mosq, MOSQ_OPT_TCP_NODELAY, 1);
-	/* room for the batch that is being committed and for the next */
-	if (rc == MOSQ_ERR_SUCCESS)
-		rc = mosquitto_int_option(mosq, MOSQ_OPT_RECEIVE_MAXIMUM,
-								  Min(config->batch_size * 2, 65535));
-	if (rc == MOSQ_ERR_SUCCESS)
-		rc = mosquitto_max_inflight_messages_set(mosq, 0);
-	if (rc == MOSQ_ERR_SUCCESS)
-		rc = set_credentials(mosq);
-	if (rc == MOSQ_ERR_SUCCESS)
-		rc = set_tls(mosq);
-	if (rc == MOSQ_ERR_SUCCESS && config->v5)
-		rc = set_connect_properties(mosq);
-	if (rc == MOSQ_ERR_SUCCESS)
-		rc = mosquitto_connect_async(mosq, config->host, config->port, config->keepalive);
+	mosquitto_connect_v5_callback_set(conn.mosq, on_connect);
+	mosquitto_disconnect_v5_callback_set(conn.mosq, on_disconnect);
+	mosquitto_subscribe_v5_callback_set(conn.mosq, on_subscribe);
+	mosquitto_publish_v5_callback_set(conn.mosq, on_publish);
+	mosquitto_message_v5_callback_set(conn.mosq, on_message);
+	rc = mosquitto_connect_async(conn.mosq, config->host, config->port, config->keepalive);
 	if (rc != MOSQ_ERR_SUCCESS)
 	{
 		set_lost("%s", rc == MOSQ_ERR_ERRNO ? strerror(errno) :
@@ -481,7 +292,7 @@ wait_for_end(int fd)
 void
 iot_link_close(void)
 {
-	if (conn.state == IOT_LINK_UP && conn.nmessages == 0 && !conn.lost)
+	if (conn.state == IOT_LINK_UP && iot_inbox_message_count() == 0 && !conn.lost)
 	{
 		/* the library closes its own descriptor as soon as it has said goodbye */
 		int			fd = dup(mosquitto_socket(conn.mosq));
@@ -503,7 +314,7 @@ iot_link_give_back(void)
 {
 	if (conn.state == IOT_LINK_DOWN)
 		return;
-	iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, conn.nmessages);
+	iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, iot_inbox_message_count());
 	if (conn.giving_back_since == 0)
 	{
 		conn.giving_back_since = iot_worker_clock_ms();
@@ -625,7 +436,7 @@ iot_link_turn(void)
 		if (conn.state == IOT_LINK_DOWN)
 			return;
 	}
-	Assert(conn.nmessages == 0);
+	Assert(iot_inbox_message_count() == 0);
 	if (conn.state == IOT_LINK_CONNECTING)
 		check_tcp();
 	iot_link_write();
@@ -646,11 +457,11 @@ iot_link_turn(void)
 	}
 	if (!conn.lost && conn.tcp_up)
 		note_error(mosquitto_loop_misc(conn.mosq));
-	if (conn.out_of_memory)
+	if (iot_inbox_failed())
 		set_lost("out of memory");
 	if (conn.lost)
 	{
-		iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, conn.nmessages);
+		iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, iot_inbox_message_count());
 		go_down();
 	}
 }
@@ -659,8 +470,7 @@ iot_link_turn(void)
 bool
 iot_link_full(void)
 {
-	return conn.config != NULL &&
-		(conn.nmessages >= conn.config->batch_size || conn.buffer_used >= BUFFER_LIMIT);
+	return conn.config != NULL && iot_inbox_full(conn.config->batch_size);
 }
 
 /*
@@ -688,7 +498,7 @@ iot_link_read(void)
 {
 	int			fruitless = 0;
 
-	while (!conn.lost && !conn.out_of_memory && !iot_link_full() && fruitless < 2)
+	while (!conn.lost && !iot_inbox_failed() && !iot_link_full() && fruitless < 2)
 	{
 		unsigned	progress = conn.progress;
 		struct pollfd fd = {.fd = mosquitto_socket(conn.mosq), .events = POLLIN};
@@ -724,7 +534,7 @@ iot_link_read(void)
 void
 iot_link_write(void)
 {
-	Assert(conn.nmessages == 0);
+	Assert(iot_inbox_message_count() == 0);
 	if (!conn.tcp_up || conn.lost || !mosquitto_want_write(conn.mosq))
 		return;
 	errno = 0;
@@ -763,40 +573,6 @@ iot_link_timeout_ms(void)
 	if (conn.state == IOT_LINK_DOWN)
 		return Max(conn.retry_at - iot_worker_clock_ms(), 0);
 	return 1000;
-}
-
-/* What was read; the array is the link's and stays until iot_link_forget_messages(). */
-int
-iot_link_messages(IotIngestMessage **messages)
-{
-	for (int i = 0; i < conn.nmessages; i++)
-	{
-		conn.messages[i].topic = conn.buffer + conn.offsets[i];
-		conn.messages[i].payload = conn.messages[i].topic + conn.messages[i].topic_len;
-	}
-	*messages = conn.messages;
-	return conn.nmessages;
-}
-
-/* They are committed: the next iot_link_write() acknowledges them. */
-void
-iot_link_forget_messages(void)
-{
-	conn.nmessages = 0;
-	conn.buffer_used = 0;
-}
-
-int
-iot_link_published(const IotLinkPublished **published)
-{
-	*published = conn.published;
-	return conn.npublished;
-}
-
-void
-iot_link_forget_published(void)
-{
-	conn.npublished = 0;
 }
 
 /* Puts a message into the queue; it leaves with the next iot_link_write(). */

@@ -5,7 +5,6 @@
 #ifndef IOT_MQTT_LINK_H
 #define IOT_MQTT_LINK_H
 
-#include "ingest.h"
 #include "bgworker/mqtt_config.h"
 
 typedef enum IotLinkState
@@ -14,13 +13,6 @@ typedef enum IotLinkState
 	IOT_LINK_CONNECTING,		/* until the broker has accepted us and our subscriptions */
 	IOT_LINK_UP
 } IotLinkState;
-
-/* What became of a publish: the broker's answer, or that it needs none. */
-typedef struct IotLinkPublished
-{
-	int			mid;
-	int			reason;			/* MQTT 5 reason code; 0 with 3.1.1 */
-} IotLinkPublished;
 
 typedef enum IotPublishOutcome
 {
@@ -43,11 +35,7 @@ extern pgsocket iot_link_socket(void);
 extern uint32 iot_link_events(void);
 extern long iot_link_timeout_ms(void);
 
-extern int	iot_link_messages(IotIngestMessage **messages);
-extern void iot_link_forget_messages(void);
 extern bool iot_link_full(void);
-extern int	iot_link_published(const IotLinkPublished **published);
-extern void iot_link_forget_published(void);
 extern IotPublishOutcome iot_link_publish(const char *topic, const char *payload,
 										  uint32 expiry_s, int *mid);
 extern const char *iot_link_reason_text(int reason);

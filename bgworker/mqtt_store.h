@@ -1,6 +1,6 @@
 /*
  * mqtt_store.h
- *		The transactions of an MQTT adapter.
+ *		The transactions of an MQTT adapter that take in what came.
  */
 #ifndef IOT_MQTT_STORE_H
 #define IOT_MQTT_STORE_H
@@ -16,8 +16,5 @@ typedef enum IotStoreOutcome
 
 extern IotStoreOutcome iot_store(const IotMqttConfig *config, const pg_uuid_t *adapter_id,
 								 const IotIngestMessage *messages, int count);
-extern bool iot_store_load(const pg_uuid_t *adapter_id);
-extern bool iot_store_take(const IotMqttConfig *config, const pg_uuid_t *adapter_id, bool take,
-						   bool *more, IotCommand ***chosen, int *nchosen);
 
 #endif							/* IOT_MQTT_STORE_H */
