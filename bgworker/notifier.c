@@ -21,7 +21,6 @@
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "bgworker/delivery.h"
 #include "bgworker/supervisor.h"
@@ -57,14 +56,14 @@ typedef struct Notifier
 {
 	MemoryContext cycle_cxt;
 	int			window;			/* events to read at a time: less after one that was refused */
-	TimestampTz notify_after;
+	int64		notify_after;	/* of the worker's clock, like the others */
 	bool		backlog;		/* the log was not read to its end */
 	bool		hint;			/* push daemons are to be told */
 	bool		webhooks;		/* new deliveries for webhooks were written */
-	TimestampTz swept_at;
+	int64		swept_at;
 	bool		sweep_again;
-	TimestampTz epoch_at;
-	TimestampTz maintain_looked_at;
+	int64		epoch_at;
+	int64		maintain_looked_at;
 	bool		maintaining;
 	int			found;			/* events of the last turn */
 	int			empty_turns;	/* that followed at once on each other and found none */
@@ -167,7 +166,7 @@ skip_body(void *arg)
 static void
 notify_of_events(Notifier *notifier)
 {
-	TimestampTz turn_began = GetCurrentTimestamp();
+	int64		turn_began = iot_worker_clock_ms();
 
 	notifier->backlog = false;
 	notifier->found = 0;
@@ -177,9 +176,9 @@ notify_of_events(Notifier *notifier)
 	{
 		Window		window = {.max = notifier->window};
 		IotXactError error;
-		TimestampTz began = GetCurrentTimestamp();
+		int64		began = iot_worker_clock_ms();
 		IotXactOutcome outcome = iot_try_xact("notify of events", 0, notify_body, &window, &error);
-		long		took = TimestampDifferenceMilliseconds(began, GetCurrentTimestamp());
+		int64		took = iot_worker_clock_ms() - began;
 
 		if (outcome == IOT_XACT_REFUSED && notifier->window > 1)
 		{
@@ -210,11 +209,11 @@ notify_of_events(Notifier *notifier)
 		{
 			/* nothing that another try at once would mend */
 			notifier->backlog = false;
-			notifier->notify_after = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), RETRY_MS);
+			notifier->notify_after = iot_worker_clock_ms() + RETRY_MS;
 			return;
 		}
 		notifier->backlog = true;
-	} while (!TimestampDifferenceExceeds(turn_began, GetCurrentTimestamp(), NOTIFY_TURN_MS));
+	} while (!iot_worker_passed(turn_began, NOTIFY_TURN_MS));
 }
 
 static void
@@ -270,14 +269,13 @@ expire_body(void *arg)
 static void
 sweep(Notifier *notifier)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	Expired		expired = {.context = notifier->cycle_cxt};
 	Datum		answer;
 
 	if (!notifier->sweep_again &&
-		!TimestampDifferenceExceeds(notifier->swept_at, now, Min(SWEEP_INTERVAL_MS, iot_poll_interval)))
+		!iot_worker_passed(notifier->swept_at, Min(SWEEP_INTERVAL_MS, iot_poll_interval)))
 		return;
-	notifier->swept_at = now;
+	notifier->swept_at = iot_worker_clock_ms();
 	notifier->sweep_again = false;
 	if (iot_try_xact("expire commands", 0, expire_body, &expired, NULL) == IOT_XACT_DONE)
 	{
@@ -294,12 +292,11 @@ sweep(Notifier *notifier)
 static void
 look_at_epoch(Notifier *notifier)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	Datum		answer;
 
-	if (!TimestampDifferenceExceeds(notifier->epoch_at, now, EPOCH_INTERVAL_MS))
+	if (!iot_worker_passed(notifier->epoch_at, EPOCH_INTERVAL_MS))
 		return;
-	notifier->epoch_at = now;
+	notifier->epoch_at = iot_worker_clock_ms();
 	(void) ask("check the epoch", IOT_XACT_WHILE_PAUSED, &check_epoch, (Datum) 0, &answer);
 }
 
@@ -307,14 +304,13 @@ look_at_epoch(Notifier *notifier)
 static void
 maintain(Notifier *notifier)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	Datum		answer;
 
 	if (!notifier->maintaining)
 	{
-		if (!TimestampDifferenceExceeds(notifier->maintain_looked_at, now, MAINTAIN_LOOK_MS))
+		if (!iot_worker_passed(notifier->maintain_looked_at, MAINTAIN_LOOK_MS))
 			return;
-		notifier->maintain_looked_at = now;
+		notifier->maintain_looked_at = iot_worker_clock_ms();
 		if (!ask("look for maintenance", IOT_XACT_WHILE_PAUSED, &maintain_due, (Datum) 0,
 				 &answer) || !DatumGetBool(answer))
 			return;
@@ -353,13 +349,13 @@ next_wakeup_ms(const Notifier *notifier)
 static void
 rest(Notifier *notifier)
 {
-	TimestampTz began = GetCurrentTimestamp();
+	int64		began = iot_worker_clock_ms();
 	uint32		woken = iot_worker_wait(WL_SOCKET_READABLE, iot_webhook_socket(),
 										next_wakeup_ms(notifier));
 
 	notifier->empty_turns = notifier->found == 0 ? notifier->empty_turns + 1 : 0;
 	if (!(woken & WL_LATCH_SET) ||
-		TimestampDifferenceExceeds(began, GetCurrentTimestamp(), BUSY_MS))
+		iot_worker_passed(began, BUSY_MS))
 		notifier->empty_turns = 0;
 	else if (!notifier->backlog &&
 			 (notifier->found > 1 || notifier->empty_turns > EMPTY_TURNS))
