@@ -1,3 +1,5 @@
+# shellcheck shell=bash
+#
 # Shell functions that the test run, the demo and the benchmarks share.  Sourced by bash.
 #
 # private_folder   a folder of our own below /tmp, in $top, removed at the end together with every
