@@ -11,3 +11,6 @@ LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'iot_is_admin_sql';
 
 CREATE OR REPLACE FUNCTION iot_internal.is_authenticator() RETURNS boolean
 LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'iot_is_authenticator_sql';
+
+CREATE OR REPLACE FUNCTION iot_internal.reads_files() RETURNS boolean
+LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'iot_reads_files_sql';

@@ -238,6 +238,27 @@ BEGIN
 END
 $function$;
 
+-- A file that options name is read as the server's own user, and a password goes to whatever broker
+-- the url names: only who may read the server's files anyway may name one.
+CREATE OR REPLACE FUNCTION iot_internal.check_files(what text, old_options jsonb, new_options jsonb)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	key text;
+BEGIN
+	IF iot_internal.reads_files() THEN
+		RETURN;
+	END IF;
+	FOREACH key IN ARRAY ARRAY['password_file', 'ca_file', 'cert_file', 'key_file'] LOOP
+		IF new_options ? key AND new_options -> key IS DISTINCT FROM old_options -> key THEN
+			RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+				MESSAGE = format('permission denied to set option "%s" of %s', key, what),
+				HINT = 'Options that name a file of the server need role pg_read_server_files; a password can be a row of iot.secret.';
+		END IF;
+	END LOOP;
+END
+$function$;
+
 -- One option of an adapter of kind mqtt.
 CREATE OR REPLACE FUNCTION iot_internal.check_mqtt_option(what text, key text, option jsonb)
 RETURNS void
@@ -340,6 +361,8 @@ BEGIN
 	FOR key, option IN SELECT e.key, e.value FROM jsonb_each(NEW.options) AS e LOOP
 		PERFORM iot_internal.check_mqtt_option(what, key, option);
 	END LOOP;
+	PERFORM iot_internal.check_files(what,
+		CASE TG_OP WHEN 'UPDATE' THEN OLD.options ELSE '{}' END, NEW.options);
 	IF NEW.options ?& ARRAY['password_file', 'password_secret'] THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('%s has two passwords', what),

@@ -66,6 +66,8 @@ BEGIN
 					HINT = 'Insert it into iot.secret first.';
 		END IF;
 	END LOOP;
+	PERFORM iot_internal.check_files(format('webhook "%s"', NEW.name),
+		CASE TG_OP WHEN 'UPDATE' THEN OLD.options ELSE '{}' END, NEW.options);
 	RETURN NEW;
 END
 $function$;

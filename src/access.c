@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "catalog/pg_authid.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
@@ -23,6 +24,7 @@
 
 PG_FUNCTION_INFO_V1(iot_current_username_sql);
 PG_FUNCTION_INFO_V1(iot_is_admin_sql);
+PG_FUNCTION_INFO_V1(iot_reads_files_sql);
 PG_FUNCTION_INFO_V1(iot_is_authenticator_sql);
 
 static bool
@@ -149,4 +151,14 @@ Datum
 iot_is_authenticator_sql(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(session_is_authenticator());
+}
+
+/*
+ * iot_internal.reads_files() returns boolean; STABLE PARALLEL RESTRICTED.  Whether the calling role
+ * may read any file of the server, which is what naming one to a worker amounts to.
+ */
+Datum
+iot_reads_files_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(has_privs_of_role(GetOuterUserId(), ROLE_PG_READ_SERVER_FILES));
 }

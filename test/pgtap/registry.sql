@@ -244,7 +244,35 @@ SELECT iot.create_device('mine', '{}', 'plant') AS mine \gset
 RESET ROLE;
 SELECT ok(iot.may('maker', :'mine', 'manage'), 'level "manage" does');
 
--- 10. retention
+-- 10. files of the server are not every admin's to name
+CREATE ROLE files_admin IN ROLE iot_admin;
+GRANT USAGE ON SCHEMA public TO files_admin;
+SELECT ok(NOT pg_has_role('files_admin', 'pg_read_server_files', 'USAGE'), 'an admin who may not read them');
+SET LOCAL ROLE files_admin;
+SELECT throws_ok($$UPDATE iot.adapter
+	SET options = '{"username": "x", "password_file": "/etc/passwd"}' WHERE name = 'mqtt'$$,
+	'42501', 'permission denied to set option "password_file" of adapter "mqtt"');
+SELECT throws_ok($$INSERT INTO iot.adapter (name, url, options)
+	VALUES ('spy', 'mqtts://127.0.0.1', '{"ca_file": "/etc/passwd"}')$$,
+	'42501', 'permission denied to set option "ca_file" of adapter "spy"');
+SELECT throws_ok($$INSERT INTO iot.webhook (name, url, options)
+	VALUES ('spy', 'https://127.0.0.1', '{"ca_file": "/etc/passwd"}')$$,
+	'42501', 'permission denied to set option "ca_file" of webhook "spy"');
+SELECT lives_ok($$UPDATE iot.adapter SET options = options || '{"batch_size": 7}' WHERE name = 'mqtt'$$,
+	'other options are');
+RESET ROLE;
+UPDATE iot.adapter SET options = '{"username": "x", "password_file": "/p"}' WHERE name = 'mqtt';
+SET LOCAL ROLE files_admin;
+SELECT lives_ok($$UPDATE iot.adapter SET options = options || '{"batch_size": 8}' WHERE name = 'mqtt'$$,
+	'and a file that stands there may stay');
+RESET ROLE;
+GRANT pg_read_server_files TO files_admin;
+SET LOCAL ROLE files_admin;
+SELECT lives_ok($$UPDATE iot.adapter SET options = options || '{"password_file": "/q"}' WHERE name = 'mqtt'$$,
+	'who may read them may name them');
+RESET ROLE;
+
+-- 11. retention
 SELECT throws_ok($$UPDATE iot.retention SET keep = '6 days' WHERE relation = 'command'$$, '22023',
 	'commands are kept for 7 days at least');
 SELECT throws_ok($$UPDATE iot.retention SET keep = '59 min', cap = NULL WHERE relation = 'event'$$, '22023',
