@@ -210,14 +210,14 @@ iot_worker_idle_reason(void)
 }
 
 /*
- * One line per failure, but the same failure over and over only now and then.  A refusal is told
- * by the dead letter it leads to.
+ * One line per failure, but the same failure over and over only now and then.  A refusal that the
+ * caller answers for is told by the dead letter it leads to.
  */
 static void
-log_error(ErrorData *edata, const char *activity)
+log_error(ErrorData *edata, const char *activity, bool answered)
 {
 	iot_worker_slot_count(IOT_COUNT_ERRORS, 1);
-	if (iot_sqlstate_is_refusal(edata->sqlerrcode))
+	if (answered && iot_sqlstate_is_refusal(edata->sqlerrcode))
 		edata->elevel = DEBUG1;
 	else if (edata->sqlerrcode == last_error.sqlerrcode && activity == last_error.activity &&
 			 !iot_worker_passed(last_error.logged_at, ERROR_REMINDER_MS))
@@ -305,7 +305,7 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 			error->sqlerrcode = edata->sqlerrcode;
 			error->message = edata->message != NULL ? pstrdup(edata->message) : pstrdup("");
 		}
-		log_error(edata, activity);
+		log_error(edata, activity, error != NULL);
 		FreeErrorData(edata);
 	}
 	PG_END_TRY();
