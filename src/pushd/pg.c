@@ -411,20 +411,21 @@ pg_healthy(void)
 }
 
 /*
- * Sends a statement; only while pg_idle().  done is called once, later, unless false is returned:
- * then the connection is gone and nobody is told.
+ * Sends a statement; only while pg_idle().  done is called once: later, or at once and without rows
+ * where the connection turns out to be gone, and then false is returned.  So whoever remembers for
+ * whom he asks can always forget it there.
  */
 bool
 pg_send(const char *sql, int n_params, const char *const *values, PgDone done, void *arg)
 {
+	pg.busy = true;
+	pg.done = done;
+	pg.arg = arg;
 	if (!PQsendQueryParams(pg.conn, sql, n_params, NULL, values, NULL, NULL, 0))
 	{
 		pg_fail(PQerrorMessage(pg.conn));
 		return false;
 	}
-	pg.busy = true;
-	pg.done = done;
-	pg.arg = arg;
 	lws_sul_schedule(context, 0, &pg.timer, attempt_expired, ANSWER_TIMEOUT_US);
 	flush();
 	return true;
