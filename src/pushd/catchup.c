@@ -308,7 +308,8 @@ feed_subscribed(Client *client, Subscription *subscription)
 		subscription->from = subscription->after_seq;
 		subscription->served_to = subscription->after_seq;
 		/* who is up to date needs no page: the usual case when many come back at once */
-		if (feed.ready && !feed.paused && subscription->after_seq == feed.cursor &&
+		if (feed.ready && !feed.paused && !live_moving() &&
+			subscription->after_seq == feed.cursor &&
 			(subscription->epoch[0] == '\0' || strcmp(subscription->epoch, feed.epoch) == 0) &&
 			(client->feed == FEED_NONE ||
 			 (client->feed == FEED_LIVE && client->live_after <= feed.cursor)))

@@ -55,6 +55,7 @@ extern bool feed_row_matches(const Subscription *subscription, const PGresult *r
 
 /* live.c */
 extern bool live_send(void);
+extern bool live_moving(void);
 extern bool sweep_send(void);
 
 /* catchup.c */

@@ -16,6 +16,7 @@
 
 static User **asked;			/* users of the statement under way, held */
 static int	n_asked;
+static bool under_way;			/* the live feed is being read, for the users above */
 static int	size_asked;
 
 static void live_done(const PGresult *rows, void *arg);
@@ -157,13 +158,25 @@ live_send(void)
 		release_asked();
 		return false;
 	}
+	under_way = true;
 	return pg_send("SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
 				   live_done, NULL);
+}
+
+/*
+ * Whether the live feed is about to move on, for those alone who were live when it was asked for:
+ * nobody can join it now at the place where it stands.
+ */
+bool
+live_moving(void)
+{
+	return under_way;
 }
 
 static void
 live_done(const PGresult *rows, void *arg)
 {
+	under_way = false;
 	if (rows == NULL)
 	{
 		release_asked();
