@@ -81,6 +81,8 @@ store_dead_letter(const IotMqttConfig *config, const IotIngestMessage *message,
 		.topic_len = message->topic_len,
 		.payload = message->payload,
 		.payload_len = message->payload_len,
+		.received_at = message->received_at,
+		.retained = message->retained,
 		.reason = reason,
 		.error = error,
 		.count = 1

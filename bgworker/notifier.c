@@ -39,6 +39,8 @@
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
 #define MAINTAIN_LOOK_MS	5000
+#define TRIM_INTERVAL_MS	5000	/* dead letters */
+#define TRIM_MAX			5000	/* of them in a transaction */
 #define PACE_MS				5		/* pause between turns where commits come thick */
 #define BUSY_MS				20		/* woken again within this time: they may */
 #define EMPTY_TURNS			3		/* so many for nothing: they do, and are not for us */
@@ -65,6 +67,8 @@ typedef struct Notifier
 	int64		epoch_at;
 	int64		maintain_looked_at;
 	bool		maintaining;
+	int64		trimmed_at;
+	bool		trim_again;
 	int			found;			/* events of the last turn */
 	int			empty_turns;	/* that followed at once on each other and found none */
 } Notifier;
@@ -89,6 +93,10 @@ static IotPlan maintain_due = {
 	0, {0}
 };
 static IotPlan maintain_step = {"SELECT iot_internal.maintain_step()", 0, {0}};
+
+static IotPlan trim_dead_letters = {
+	"SELECT iot_internal.trim_dead_letters($1)", 1, {INT4OID}
+};
 
 /* A statement that answers with one value, and that value. */
 typedef struct Question
@@ -320,6 +328,19 @@ maintain(Notifier *notifier)
 								&answer) && DatumGetBool(answer);
 }
 
+/* Strangers can write dead letters faster than maintenance comes by. */
+static void
+trim(Notifier *notifier)
+{
+	Datum		answer;
+
+	if (!notifier->trim_again && !iot_worker_passed(notifier->trimmed_at, TRIM_INTERVAL_MS))
+		return;
+	notifier->trimmed_at = iot_worker_clock_ms();
+	notifier->trim_again = ask("delete dead letters beyond their number", 0, &trim_dead_letters,
+							   Int32GetDatum(TRIM_MAX), &answer) && DatumGetBool(answer);
+}
+
 static void
 show_state(void)
 {
@@ -336,7 +357,8 @@ next_wakeup_ms(const Notifier *notifier)
 	long		timeout = iot_poll_interval;
 	long		webhooks = iot_delivery_timeout_ms();
 
-	if (notifier->backlog || notifier->sweep_again || notifier->maintaining)
+	if (notifier->backlog || notifier->sweep_again || notifier->maintaining ||
+		notifier->trim_again)
 		return 0;
 	return webhooks >= 0 ? Min(timeout, webhooks) : timeout;
 }
@@ -386,6 +408,7 @@ iot_notifier_main(Datum arg)
 		send_hint(&notifier);
 		supervisor_tick();
 		maintain(&notifier);
+		trim(&notifier);
 		show_state();
 		MemoryContextReset(notifier.cycle_cxt);
 

@@ -41,3 +41,37 @@ CREATE OR REPLACE FUNCTION iot_internal.registry_changed() RETURNS trigger
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'iot_registry_changed_sql';
 COMMENT ON FUNCTION iot_internal.registry_changed() IS
 	'tells every session to read the registry anew';
+
+-- Dead letters, a second time.  What was mended meanwhile (a parameter, a device, a label) has its
+-- message taken; what is not stays, with the reason of today.
+CREATE OR REPLACE FUNCTION iot.replay_dead_letter(id bigint) RETURNS text
+LANGUAGE c VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_replay_dead_letter';
+COMMENT ON FUNCTION iot.replay_dead_letter(bigint) IS
+	'take a dead letter''s message in again, at the time when it came; NULL where all of it was taken and the letter is gone, else the reason that it says now';
+
+CREATE OR REPLACE FUNCTION iot.discard_dead_letter(id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF NOT iot_internal.is_admin() THEN
+		RAISE EXCEPTION 'permission denied for dead letters'
+			USING ERRCODE = 'insufficient_privilege',
+				HINT = 'A member of iot_admin may discard them.';
+	END IF;
+	DELETE FROM iot.dead_letter l WHERE l.dead_letter_id = id;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION 'dead letter % does not exist', id
+			USING ERRCODE = 'undefined_object',
+				HINT = 'It may have been replayed or discarded, or be older than iot.retention keeps.';
+	END IF;
+END
+$function$;
+COMMENT ON FUNCTION iot.discard_dead_letter(bigint) IS 'delete a dead letter for good';
+
+-- Behind the view of that name, which goes and comes with the extension as its functions do.
+CREATE OR REPLACE FUNCTION iot_internal.dead_letter_counts()
+RETURNS TABLE (reason text, adapter text, count bigint, since timestamptz, last timestamptz)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT l.reason, l.adapter, count(*), min(l.created_at), max(l.created_at)
+	FROM iot.dead_letter l GROUP BY l.reason, l.adapter
+$function$;

@@ -214,6 +214,38 @@ BEGIN
 END
 $function$;
 
+-- Delete at most a batch of the oldest dead letters beyond iot.retention.max_rows; true where there may
+-- be more.  Most calls are two looks into an index: counting is for when the ids leave room for too
+-- many.
+CREATE OR REPLACE FUNCTION iot_internal.trim_dead_letters(batch integer) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '200ms' SET enable_seqscan = off SET jit = off AS $function$
+DECLARE
+	kept bigint := (SELECT r.max_rows FROM iot.retention r WHERE r.relation = 'dead_letter');
+	first_id bigint;
+	last_id bigint;
+	deleted bigint;
+BEGIN
+	IF kept IS NULL THEN
+		RETURN false;
+	END IF;
+	first_id := (SELECT min(l.dead_letter_id) FROM iot.dead_letter l);
+	last_id := (SELECT max(l.dead_letter_id) FROM iot.dead_letter l);
+	IF first_id IS NULL OR last_id - first_id < kept THEN
+		RETURN false;
+	END IF;
+	DELETE FROM iot.dead_letter l USING (
+			SELECT o.dead_letter_id FROM iot.dead_letter o
+			WHERE o.dead_letter_id <= (
+				SELECT b.dead_letter_id FROM iot.dead_letter b
+				ORDER BY b.dead_letter_id DESC OFFSET kept LIMIT 1)
+			ORDER BY o.dead_letter_id LIMIT batch) AS beyond
+		WHERE l.dead_letter_id = beyond.dead_letter_id;
+	GET DIAGNOSTICS deleted = ROW_COUNT;
+	RETURN deleted >= batch;
+END
+$function$;
+
 -- One step of maintenance, a transaction of a second or two; true where another should follow.  One
 -- session at a time; whoever comes second leaves it to the first.  A copy that nobody has resumed
 -- keeps all its rows: they may be why it was restored.
@@ -268,6 +300,11 @@ BEGIN
 				failure := format('could not delete old rows of iot.%s: %s', relation, sqlerrm);
 			END;
 		END LOOP;
+		BEGIN
+			more := iot_internal.trim_dead_letters(5000) OR more;
+		EXCEPTION WHEN OTHERS THEN
+			failure := format('could not delete dead letters beyond "max_rows": %s', sqlerrm);
+		END;
 		FOREACH parent IN ARRAY ARRAY['iot.event', 'iot.measurement']::regclass[] LOOP
 			BEGIN
 				more := iot_internal.drop_partition(parent) OR more;

@@ -483,6 +483,16 @@ BEGIN
 			MESSAGE = format('retention of %s has no cap', NEW.relation),
 			HINT = 'Only the event log is kept for its readers beyond "keep", until "cap".';
 	END IF;
+	IF NEW.max_rows IS NOT NULL AND NEW.relation <> 'dead_letter' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('retention of %s is not by number of rows', NEW.relation),
+			HINT = 'Only dead letters are, since strangers can send any number of them.';
+	END IF;
+	IF NEW.max_rows < 0 THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('"max_rows" of %s is below zero', NEW.relation),
+			HINT = 'NULL is for no limit.';
+	END IF;
 	IF NEW.cap < NEW.keep THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('the cap of %s is below what is kept anyway', NEW.relation),

@@ -24,8 +24,10 @@ BEGIN
 		relation text CONSTRAINT retention_pkey PRIMARY KEY,
 		keep interval NOT NULL,
 		cap interval,
+		max_rows bigint,
 		CONSTRAINT retention_keep_check CHECK (keep >= interval '1 hour'),
-		CONSTRAINT retention_cap_check CHECK (cap >= keep)
+		CONSTRAINT retention_cap_check CHECK (cap >= keep),
+		CONSTRAINT retention_max_rows_check CHECK (max_rows >= 0)
 	);
 	CREATE TABLE iot.maintenance (
 		only_row boolean CONSTRAINT maintenance_pkey PRIMARY KEY DEFAULT true CHECK (only_row),

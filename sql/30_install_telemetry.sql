@@ -25,6 +25,8 @@ BEGIN
 		payload bytea,
 		reason text NOT NULL,
 		error text,
+		received_at timestamptz NOT NULL DEFAULT now(),
+		retained boolean NOT NULL DEFAULT false,
 		created_at timestamptz NOT NULL DEFAULT now()
 	);
 	CREATE INDEX dead_letter_created_at_idx ON iot.dead_letter (created_at);

@@ -38,5 +38,17 @@ BEGIN
 	COMMENT ON COLUMN iot.dead_letter.reason IS
 		'a code: unknown_topic, unknown_device, wrong_adapter, disabled_device, unknown_parameter, malformed_json, invalid_utf8, wrong_type, not_finite, invalid_time, out_of_time_range, conflict, too_large, empty, retained, unknown_command, refused_by_database';
 	COMMENT ON COLUMN iot.dead_letter.error IS 'what exactly was wrong, in words';
+	COMMENT ON COLUMN iot.dead_letter.received_at IS
+		'when it came; a replay takes it for the time of what has none of its own';
+	COMMENT ON COLUMN iot.dead_letter.retained IS
+		'it was the broker''s copy of an earlier message';
+
+	CREATE OR REPLACE VIEW iot.dead_letter_count AS
+		SELECT c.reason, c.adapter, c.count, c.since, c.last
+		FROM iot_internal.dead_letter_counts() c;
+	GRANT SELECT ON iot.dead_letter_count TO iot_admin, pg_monitor;
+	COMMENT ON VIEW iot.dead_letter_count IS 'how many dead letters there are, by reason and adapter';
+	COMMENT ON COLUMN iot.dead_letter_count.count IS
+		'letters; one may stand for several values of a message';
 END
 $arm$;

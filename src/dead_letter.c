@@ -11,6 +11,7 @@
 #include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/timestamp.h"
 
 #include "core/utf8.h"
 #include "dead_letter.h"
@@ -41,11 +42,17 @@ static const char *const reason_names[IOT_REASONS] = {
 };
 
 static IotPlan insert_letters = {
-	"INSERT INTO iot.dead_letter (adapter, device, topic, payload, reason, error)"
-	" SELECT u.adapter, u.device, u.topic, u.payload, u.reason, u.error"
-	" FROM unnest($1, $2, $3, $4, $5, $6)"
-	" AS u (adapter, device, topic, payload, reason, error)",
-	6, {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+	"INSERT INTO iot.dead_letter"
+	" (adapter, device, topic, payload, reason, error, received_at, retained)"
+	" SELECT u.adapter, u.device, u.topic, u.payload, u.reason, u.error, u.received_at, u.retained"
+	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8)"
+	" AS u (adapter, device, topic, payload, reason, error, received_at, retained)",
+	8, {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BYTEAARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+	TIMESTAMPTZARRAYOID, BOOLARRAYOID}
+};
+static IotPlan restate_letter = {
+	"UPDATE iot.dead_letter SET reason = $2, error = $3 WHERE dead_letter_id = $1",
+	3, {INT8OID, TEXTOID, TEXTOID}
 };
 
 /* Code that stands in iot.dead_letter.reason. */
@@ -94,13 +101,39 @@ array_datum(Datum *values, bool *nulls, int count, Oid type)
 											  -1, false, TYPALIGN_INT));
 }
 
+/* What the letter says of itself in words, as a text datum; false where it says nothing. */
+static bool
+error_text(const IotDeadLetter *letter, Datum *result)
+{
+	const char *error = letter->error != NULL ? letter->error : "";
+
+	if (letter->count > 1)
+		error = psprintf("%s (and %u more)", error, letter->count - 1);
+	*result = foreign_text(error, strlen(error), ERROR_MAX_BYTES);
+	return error[0] != '\0';
+}
+
+/* Has a letter that is there say why it could not be used this time; may raise. */
+void
+iot_dead_letter_restate(int64 dead_letter_id, const IotDeadLetter *letter)
+{
+	Datum		args[3];
+	char		nulls[] = "   ";
+
+	args[0] = Int64GetDatum(dead_letter_id);
+	args[1] = CStringGetTextDatum(iot_reason_name(letter->reason));
+	if (!error_text(letter, &args[2]))
+		nulls[2] = 'n';
+	(void) iot_plan_execute(&restate_letter, args, nulls);
+}
+
 /* Writes the letters with one statement; may raise. */
 void
 iot_dead_letter_store(const IotDeadLetter *letters, int count)
 {
 	enum
 	{
-		ADAPTER, DEVICE, TOPIC, PAYLOAD, REASON, ERROR_TEXT, COLUMNS
+		ADAPTER, DEVICE, TOPIC, PAYLOAD, REASON, ERROR_TEXT, RECEIVED_AT, RETAINED, COLUMNS
 	};
 	Datum	   *values[COLUMNS];
 	bool	   *nulls[COLUMNS];
@@ -116,15 +149,11 @@ iot_dead_letter_store(const IotDeadLetter *letters, int count)
 	for (int i = 0; i < count; i++)
 	{
 		const IotDeadLetter *letter = &letters[i];
-		const char *error = letter->error != NULL ? letter->error : "";
 
-		if (letter->count > 1)
-			error = psprintf("%s (and %u more)", error, letter->count - 1);
 		nulls[ADAPTER][i] = letter->adapter == NULL;
 		nulls[DEVICE][i] = letter->device == NULL;
 		nulls[TOPIC][i] = letter->topic == NULL;
 		nulls[PAYLOAD][i] = letter->payload == NULL;
-		nulls[ERROR_TEXT][i] = error[0] == '\0';
 		if (letter->adapter != NULL)
 			values[ADAPTER][i] = CStringGetTextDatum(letter->adapter);
 		if (letter->device != NULL)
@@ -135,9 +164,16 @@ iot_dead_letter_store(const IotDeadLetter *letters, int count)
 		if (letter->payload != NULL)
 			values[PAYLOAD][i] = bytea_datum(letter->payload, letter->payload_len);
 		values[REASON][i] = CStringGetTextDatum(iot_reason_name(letter->reason));
-		values[ERROR_TEXT][i] = foreign_text(error, strlen(error), ERROR_MAX_BYTES);
+		nulls[ERROR_TEXT][i] = !error_text(letter, &values[ERROR_TEXT][i]);
+		values[RECEIVED_AT][i] = TimestampTzGetDatum(letter->received_at);
+		values[RETAINED][i] = BoolGetDatum(letter->retained);
 	}
-	for (int i = 0; i < COLUMNS; i++)
+	for (int i = 0; i < RECEIVED_AT; i++)
 		args[i] = array_datum(values[i], nulls[i], count, i == PAYLOAD ? BYTEAOID : TEXTOID);
+	args[RECEIVED_AT] = PointerGetDatum(construct_array(values[RECEIVED_AT], count,
+														TIMESTAMPTZOID, sizeof(TimestampTz),
+														FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	args[RETAINED] = PointerGetDatum(construct_array(values[RETAINED], count, BOOLOID,
+													 sizeof(bool), true, TYPALIGN_CHAR));
 	(void) iot_plan_execute(&insert_letters, args, NULL);
 }

@@ -20,10 +20,13 @@ typedef struct IotDeadLetter
 	uint32		payload_len;
 	IotReason	reason;
 	const char *error;			/* may be NULL */
+	TimestampTz received_at;
+	bool		retained;
 	uint32		count;			/* of values that it stands for */
 	int			message;		/* index in the batch */
 } IotDeadLetter;
 
+extern void iot_dead_letter_restate(int64 dead_letter_id, const IotDeadLetter *letter);
 extern PGDLLEXPORT void iot_dead_letter_store(const IotDeadLetter *letters, int count);
 
 #endif							/* IOT_DEAD_LETTER_H */

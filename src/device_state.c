@@ -29,7 +29,7 @@ typedef struct StateRow
 	bool		known;			/* online holds something */
 	bool		online;
 	bool		status_changed;
-	TimestampTz status_at;
+	TimestampTz status_at;		/* DT_NOBEGIN where it never was */
 	Jsonb	   *attributes;
 	bool		attributes_changed;
 	TimestampTz attributes_at;
@@ -43,7 +43,8 @@ static IotPlan touch_rows = {
 	2, {UUIDARRAYOID, TIMESTAMPTZARRAYOID}
 };
 static IotPlan lock_rows = {
-	"SELECT s.device_id, s.online, s.attributes FROM iot.device_state s"
+	"SELECT s.device_id, s.online, s.attributes, s.online_at, s.attributes_at"
+	" FROM iot.device_state s"
 	" WHERE s.device_id = ANY ($1) ORDER BY s.device_id FOR NO KEY UPDATE",
 	1, {UUIDARRAYOID}
 };
@@ -133,6 +134,15 @@ store_touches(IotDeviceTouch *touches, int count)
 	(void) iot_plan_execute(&touch_rows, args, NULL);
 }
 
+static TimestampTz
+time_column(HeapTuple tuple, TupleDesc tupdesc, int number)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(tuple, tupdesc, number, &isnull);
+
+	return isnull ? DT_NOBEGIN : DatumGetTimestampTz(value);
+}
+
 /* Locks the rows and reads them into rows, which are sorted; returns how many there are. */
 static uint64
 lock_and_read(StateRow *rows, int count, Datum *ids)
@@ -157,6 +167,8 @@ lock_and_read(StateRow *rows, int count, Datum *ids)
 		rows[at].online = !isnull && DatumGetBool(online);
 		rows[at].attributes =
 			DatumGetJsonbPCopy(SPI_getbinval(tuple, tupdesc, 3, &isnull));
+		rows[at].status_at = time_column(tuple, tupdesc, 4);
+		rows[at].attributes_at = time_column(tuple, tupdesc, 5);
 	}
 	SPI_freetuptable(SPI_tuptable);
 	return found;
@@ -180,6 +192,8 @@ apply_status(StateRow *row, const IotDeviceReport *report)
 {
 	if (row->known && row->online == report->online)
 		return;
+	if (report->replayed && row->status_at >= report->at)
+		return;
 	row->known = true;
 	row->online = report->online;
 	row->status_changed = true;
@@ -187,13 +201,18 @@ apply_status(StateRow *row, const IotDeviceReport *report)
 	append_status_event(row);
 }
 
-/* What the device says is merged into what it said before, key by key. */
+/*
+ * What the device says is merged into what it said before, key by key; what is replayed goes below
+ * what is newer.
+ */
 static void
 apply_attributes(StateRow *row, IotDeviceReport *report)
 {
-	Jsonb	   *merged = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat,
-															JsonbPGetDatum(row->attributes),
-															JsonbPGetDatum(report->attributes)));
+	bool		older = report->replayed && row->attributes_at >= report->at;
+	Jsonb	   *below = older ? report->attributes : row->attributes;
+	Jsonb	   *above = older ? row->attributes : report->attributes;
+	Jsonb	   *merged = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(below),
+															JsonbPGetDatum(above)));
 
 	if (VARSIZE(merged) > IOT_ATTRIBUTES_MAX_BYTES)
 	{
@@ -202,7 +221,8 @@ apply_attributes(StateRow *row, IotDeviceReport *report)
 	}
 	row->attributes = merged;
 	row->attributes_changed = true;
-	row->attributes_at = report->at;
+	if (!older)
+		row->attributes_at = report->at;
 }
 
 static void

@@ -17,6 +17,7 @@ typedef struct IotDeviceReport
 	Jsonb	   *attributes;		/* NULL for a status */
 	bool		online;			/* of a status */
 	int			message;		/* index in the batch */
+	bool		replayed;		/* it came long ago, and counts for what is not newer */
 	bool		refused;		/* out: the attributes would grow too large */
 } IotDeviceReport;
 

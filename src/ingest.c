@@ -147,6 +147,9 @@ give_result(const IotBatch *batch, IotIngestResult *result)
 	MemoryContextSwitchTo(batch->caller_cxt);
 	memset(result, 0, sizeof(*result));
 	result->counters = batch->counters;
+	result->refused = batch->letter_count > 0;
+	if (result->refused)
+		result->reason = batch->letters[0].reason;
 	result->nacks = batch->ack_count;
 	result->acks = palloc(sizeof(IotIngestAck) * (batch->ack_count + 1));
 	for (int i = 0; i < batch->ack_count; i++)
@@ -181,7 +184,10 @@ iot_batch_end(IotBatch *batch, IotIngestResult *result)
 {
 	store_points(batch);
 	store_states(batch);
-	iot_dead_letter_store(batch->letters, batch->letter_count);
+	if (batch->replayed == 0)
+		iot_dead_letter_store(batch->letters, batch->letter_count);
+	else if (batch->letter_count > 0)
+		iot_dead_letter_restate(batch->replayed, &batch->letters[0]);
 	give_result(batch, result);
 	iot_registry_end();
 	MemoryContextDelete(batch->cxt);
@@ -206,6 +212,40 @@ iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id,
 		iot_batch_message(&batch, i);
 	}
 	batch.counters.messages = count;
+	iot_batch_end(&batch, result);
+}
+
+/*
+ * Takes one message in again, as it came at its time, on behalf of a dead letter; what it says now
+ * of the device is no sign of life.  Refused again, the letter stays and says why.  Without an
+ * adapter it is what iot.ingest() could not store for the device.  Needs SPI and a transaction.
+ */
+void
+iot_ingest_replay(int64 dead_letter_id, const char *adapter, const pg_uuid_t *adapter_id,
+				  text *device, const IotIngestMessage *message, IotIngestResult *result)
+{
+	IotBatch	batch;
+
+	iot_batch_begin(&batch, adapter, adapter_id, message, 1);
+	batch.replayed = dead_letter_id;
+	if (adapter != NULL)
+	{
+		resolve_senders(&batch);
+		iot_batch_message(&batch, 0);
+	}
+	else
+	{
+		iot_registry_load(list_make1(device));
+		batch.senders[0].device = iot_registry_device(VARDATA_ANY(device),
+													  VARSIZE_ANY_EXHDR(device));
+		if (batch.senders[0].device == NULL)
+			iot_batch_refuse(&batch, 0, IOT_REASON_UNKNOWN_DEVICE, "device does not exist");
+		else if (!batch.senders[0].device->enabled)
+			iot_batch_refuse(&batch, 0, IOT_REASON_DISABLED_DEVICE, "device is disabled");
+		else
+			iot_batch_telemetry(&batch, 0);
+	}
+	batch.counters.messages = 1;
 	iot_batch_end(&batch, result);
 }
 

@@ -90,11 +90,16 @@ typedef struct IotIngestResult
 	int			nacks;
 	IotIngestValue *values;
 	int			nvalues;
+	bool		refused;		/* something of it */
+	IotReason	reason;			/* of the first that was refused */
 } IotIngestResult;
 
 extern PGDLLEXPORT void iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id,
 										 const IotIngestMessage *messages, int count,
 										 IotIngestResult *result);
+extern void iot_ingest_replay(int64 dead_letter_id, const char *adapter,
+							  const pg_uuid_t *adapter_id, text *device,
+							  const IotIngestMessage *message, IotIngestResult *result);
 extern PGDLLEXPORT void iot_ingest_counters_add(IotIngestCounters *sum,
 												const IotIngestCounters *counters);
 extern PGDLLEXPORT const char *iot_reason_name(IotReason reason);

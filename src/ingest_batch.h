@@ -35,6 +35,7 @@ typedef struct IotBatch
 	TimestampTz oldest;
 	TimestampTz newest;
 	IotRefusal	refusal;		/* NULL to keep dead letters */
+	int64		replayed;		/* the dead letter that is taken in again, or 0 */
 	IotIngestCounters counters;
 
 	IotPoint   *points;

@@ -79,6 +79,8 @@ iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error
 	letter->topic_len = message->topic_len;
 	letter->payload = message->payload;
 	letter->payload_len = Min(message->payload_len, (uint32) iot_max_payload_size * 1024);
+	letter->received_at = message->received_at;
+	letter->retained = message->retained;
 	letter->reason = reason;
 	letter->error = error != NULL ? pstrdup(error) : NULL;
 	letter->count = 1;
@@ -124,6 +126,9 @@ touch(IotBatch *batch, IotDevice *device, TimestampTz at)
 		batch->touches[device->touch].device = device;
 		batch->touches[device->touch].seen_at = DT_NOBEGIN;
 	}
+	/* who is read of again is not heard from again */
+	if (batch->replayed != 0)
+		return;
 	/* measurements may come with a time ahead, but nobody has been seen then */
 	at = Min(at, batch->newest - USECS_PER_DAY);
 	batch->touches[device->touch].seen_at = Max(batch->touches[device->touch].seen_at, at);
@@ -250,6 +255,7 @@ add_report(IotBatch *batch, int index, IotDevice *device)
 	report->device = device;
 	report->at = batch->messages[index].received_at;
 	report->message = index;
+	report->replayed = batch->replayed != 0;
 	return report;
 }
 
