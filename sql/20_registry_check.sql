@@ -361,8 +361,12 @@ BEGIN
 	FOR key, option IN SELECT e.key, e.value FROM jsonb_each(NEW.options) AS e LOOP
 		PERFORM iot_internal.check_mqtt_option(what, key, option);
 	END LOOP;
+	-- what stands there already was looked at when it was written, but not as another kind's option,
+	-- nor for another broker, who would be told the password
 	PERFORM iot_internal.check_files(what,
-		CASE TG_OP WHEN 'UPDATE' THEN OLD.options ELSE '{}' END, NEW.options);
+		CASE WHEN TG_OP = 'INSERT' OR OLD.kind <> 'mqtt' THEN '{}'
+			WHEN OLD.url IS DISTINCT FROM NEW.url THEN OLD.options - 'password_file'
+			ELSE OLD.options END, NEW.options);
 	IF NEW.options ?& ARRAY['password_file', 'password_secret'] THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('%s has two passwords', what),

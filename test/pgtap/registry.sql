@@ -265,6 +265,14 @@ UPDATE iot.adapter SET options = '{"username": "x", "password_file": "/p"}' WHER
 SET LOCAL ROLE files_admin;
 SELECT lives_ok($$UPDATE iot.adapter SET options = options || '{"batch_size": 8}' WHERE name = 'mqtt'$$,
 	'and a file that stands there may stay');
+SELECT throws_ok($$UPDATE iot.adapter SET url = 'mqtt://elsewhere' WHERE name = 'mqtt'$$,
+	'42501', 'permission denied to set option "password_file" of adapter "mqtt"',
+	'but its password goes to no other broker');
+INSERT INTO iot.adapter (name, kind, options)
+	VALUES ('disguise', 'other', '{"username": "x", "password_file": "/etc/passwd"}');
+SELECT throws_ok($$UPDATE iot.adapter SET kind = 'mqtt', url = 'mqtt://elsewhere' WHERE name = 'disguise'$$,
+	'42501', 'permission denied to set option "password_file" of adapter "disguise"',
+	'nor is another kind a way around');
 RESET ROLE;
 GRANT pg_read_server_files TO files_admin;
 SET LOCAL ROLE files_admin;
