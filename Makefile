@@ -64,7 +64,7 @@ $(WORKER)$(DLSUFFIX): $(WORKER_OBJS)
 	$(CC) $(CFLAGS) $(WORKER_OBJS) $(LDFLAGS) $(LDFLAGS_SL) -shared -o $@ -lmosquitto -lcurl -lcrypto
 
 iot-pushd: $(PUSHD_OBJS) $(CORE_OBJS)
-	$(CC) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -ljwt -lcjson -lcrypto -lm
+	$(CC) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -lwslay -ljwt -lcjson -lcrypto -lm
 
 iot-token: src/pushd/token.o src/pushd/keyfile.o
 	$(CC) $^ $(LDFLAGS) -o $@ -ljwt
@@ -99,7 +99,7 @@ $(UNIT_OBJS): %.san.o: %.c
 	$(CC) $(UNIT_CFLAGS) -I$(CURDIR)/src -MMD -MP -c -o $@ $<
 $(UNIT): %: %.c $(UNIT_OBJS)
 	$(CC) $(UNIT_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -MF $@.d -o $@ $< $(UNIT_OBJS) \
-		$(LDFLAGS) -lcmocka -lcjson -ljwt -lcrypto -lm
+		$(LDFLAGS) -lcmocka -lcjson -ljwt -lwslay -lcrypto -lm
 unit: $(UNIT)
 	@set -e; for program in $(UNIT); do ./$$program; done
 

@@ -2,10 +2,11 @@
  * client.c
  *		Connections and their queues: from accept to close.
  *
- * The library moves bytes (and does TLS); request heads and frames are ours, since its own
- * WebSocket role has no room for a token in Sec-WebSocket-Protocol and takes what RFC 6455
- * forbids.  A client lives in the library's per-connection memory and ends in its RAW_CLOSE
- * callback, never inside one of our functions: client_close() and client_kill() only make it so.
+ * The library moves bytes (and does TLS); request heads are read in http.c and frames by wslay in
+ * frame.c, since its own WebSocket role has no room for a token in Sec-WebSocket-Protocol and
+ * takes what RFC 6455 forbids.  A client lives in the library's per-connection memory and ends in
+ * its RAW_CLOSE callback, never inside one of our functions: client_close() and client_kill() only
+ * make it so.
  *
  * What a client may cost is bounded: the queue by bytes and by the age of its oldest part, the
  * kernel's buffer by SOCKET_BUFFER, everything else by MAX_MESSAGE and MAX_INBOX.
@@ -479,7 +480,7 @@ client_end(Client *client)
 	if (client->user != NULL)
 		user_release(client->user);
 	http_free(client);
-	frame_reader_free_message(&client->reader);
+	frame_reader_free(&client->reader);
 	free(client->claimed);
 	free(client->seen);
 	free_inbox(client);

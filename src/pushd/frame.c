@@ -2,105 +2,104 @@
  * frame.c
  *		WebSocket frames (RFC 6455), the server's side: bytes in, messages out.
  *
- * libwebsockets 4.1 takes unmasked frames from clients, and declared lengths of any size; here a
- * frame is refused at its first wrong byte.  Nothing is reserved for what a frame merely declares:
- * a client costs what it has sent, and an idle one only the FrameReader.  No input makes the
- * functions fail but by FRAME_GOT_ERROR.
+ * wslay reads headers and takes the mask off; here is what a server that speaks text alone makes
+ * of the frames.  libwebsockets' own role would take unmasked frames from clients, and declared
+ * lengths of any size; here a frame is refused by its header, as soon as wslay tells it: with the
+ * first byte of the payload.  Nothing is reserved for what a frame merely declares: a client costs
+ * what it has sent, and wslay's 4 kB only from the first byte of a frame to its last.  No input
+ * makes the functions fail but by FRAME_GOT_ERROR.
  */
 #include "pushd/frame.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <wslay/wslay.h>
 
 #include "core/utf8.h"
 
-#define CLOSE_PROTOCOL		1002
-#define CLOSE_UNSUPPORTED	1003
-#define CLOSE_INVALID		1007
-#define CLOSE_TOO_LARGE		1009
-#define CLOSE_INTERNAL		1011
+static void
+free_frame(FrameReader *reader)
+{
+	if (reader->frame != NULL)
+		wslay_frame_context_free(reader->frame);
+	reader->frame = NULL;
+	reader->in_payload = false;
+}
 
 static FrameResult
 refuse(FrameReader *reader, uint16_t code)
 {
-	frame_reader_free_message(reader);
+	frame_reader_free(reader);
 	reader->error_code = code;
 	return FRAME_GOT_ERROR;
 }
 
-/* Length of the whole header, told by its first two bytes. */
-static size_t
-header_size(const unsigned char *header)
+/*
+ * Hands bytes to wslay, and none of the next frame: a header goes byte by byte, since only wslay
+ * knows where it ends.
+ */
+static ssize_t
+give_bytes(uint8_t *target, size_t size, int flags, void *user_data)
 {
-	unsigned	len = header[1] & 0x7f;
+	FrameReader *reader = user_data;
+	size_t		n = (size_t) (reader->input_end - reader->input);
+	uint64_t	wanted = reader->in_payload ? reader->left : 1;
 
-	return 2 + (len == 126 ? 2 : len == 127 ? 8 : 0) + 4;
+	(void) flags;
+	if (n > size)
+		n = size;
+	if (n > wanted)
+		n = (size_t) wanted;
+	if (n == 0)
+		return -1;
+	memcpy(target, reader->input, n);
+	reader->input += n;
+	return (ssize_t) n;
 }
 
-/* Judges the first two bytes; 0, or the code to close with. */
+/*
+ * Judges a frame by its header and prepares for the payload; 0, or the code to close with.  wslay
+ * has seen to it that control frames are short and whole and that lengths are written in the
+ * fewest bytes.
+ */
 static uint16_t
-check_start(const FrameReader *reader)
+start_payload(FrameReader *reader, const struct wslay_frame_iocb *frame, uint32_t max_message)
 {
-	unsigned	opcode = reader->header[0] & 0x0f;
-	bool		final = (reader->header[0] & 0x80) != 0;
-	unsigned	len = reader->header[1] & 0x7f;
-
-	if (reader->header[0] & 0x70)
-		return CLOSE_PROTOCOL;	/* no extension was agreed on */
-	if (!(reader->header[1] & 0x80))
-		return CLOSE_PROTOCOL;	/* clients must mask */
-	switch (opcode)
+	if (frame->rsv != WSLAY_RSV_NONE)
+		return WSLAY_CODE_PROTOCOL_ERROR;	/* no extension was agreed on */
+	if (!frame->mask)
+		return WSLAY_CODE_PROTOCOL_ERROR;	/* clients must mask */
+	switch (frame->opcode)
 	{
 		case FRAME_CONTINUATION:
-			return reader->in_message ? 0 : CLOSE_PROTOCOL;
+			if (!reader->in_message)
+				return WSLAY_CODE_PROTOCOL_ERROR;
+			break;
 		case FRAME_TEXT:
-			return reader->in_message ? CLOSE_PROTOCOL : 0;
+			if (reader->in_message)
+				return WSLAY_CODE_PROTOCOL_ERROR;
+			break;
 		case FRAME_BINARY:
-			return reader->in_message ? CLOSE_PROTOCOL : CLOSE_UNSUPPORTED;
+			return reader->in_message ? WSLAY_CODE_PROTOCOL_ERROR : WSLAY_CODE_UNSUPPORTED_DATA;
 		case FRAME_CLOSE:
 		case FRAME_PING:
 		case FRAME_PONG:
-			return final && len <= FRAME_CONTROL_MAX ? 0 : CLOSE_PROTOCOL;
+			break;
 		default:
-			return CLOSE_PROTOCOL;
+			return WSLAY_CODE_PROTOCOL_ERROR;
 	}
-}
-
-/* Judges the whole header and prepares for the payload; 0, or the code to close with. */
-static uint16_t
-start_payload(FrameReader *reader, uint32_t max_message)
-{
-	unsigned	opcode = reader->header[0] & 0x0f;
-	unsigned	short_len = reader->header[1] & 0x7f;
-	uint64_t	len = short_len;
-
-	if (short_len == 126)
+	if (wslay_is_ctrl_frame(frame->opcode))
 	{
-		len = (uint64_t) reader->header[2] << 8 | reader->header[3];
-		if (len < 126)
-			return CLOSE_PROTOCOL;
-	}
-	else if (short_len == 127)
-	{
-		len = 0;
-		for (int i = 2; i < 10; i++)
-			len = len << 8 | reader->header[i];
-		if (len <= UINT16_MAX || len > INT64_MAX)
-			return CLOSE_PROTOCOL;
-	}
-	if (opcode & 0x8)
-	{
-		reader->control_opcode = (uint8_t) opcode;
+		reader->control_opcode = frame->opcode;
 		reader->control_len = 0;
 	}
 	else
 	{
-		if (len > max_message - reader->message_len)
-			return CLOSE_TOO_LARGE;
+		if (frame->payload_length > max_message - reader->message_len)
+			return WSLAY_CODE_MESSAGE_TOO_BIG;
 		reader->in_message = true;
 	}
-	reader->left = len;
-	reader->mask_at = 0;
+	reader->left = frame->payload_length;
 	reader->in_payload = true;
 	return 0;
 }
@@ -126,6 +125,40 @@ reserve(FrameReader *reader, uint32_t n)
 	return true;
 }
 
+/* Takes a piece of the payload; false without memory. */
+static bool
+take_payload(FrameReader *reader, const struct wslay_frame_iocb *piece)
+{
+	uint32_t	n = (uint32_t) piece->data_length;
+
+	reader->left -= n;
+	if (n == 0)
+		return true;
+	if (wslay_is_ctrl_frame(piece->opcode))
+	{
+		memcpy(reader->control + reader->control_len, piece->data, n);
+		reader->control_len += (uint8_t) n;
+		return true;
+	}
+	if (!reserve(reader, n))
+		return false;
+	memcpy(reader->message + reader->message_len, piece->data, n);
+	reader->message_len += n;
+	return true;
+}
+
+static bool
+close_is_valid(const FrameReader *reader)
+{
+	const unsigned char *data = reader->control;
+
+	if (reader->control_len == 0)
+		return true;
+	return reader->control_len >= 2 &&
+		frame_close_code_valid((unsigned) data[0] << 8 | data[1]) &&
+		iot_utf8_valid((const char *) data + 2, reader->control_len - 2u);
+}
+
 /*
  * Reads on from *data, and moves it, up to the end of a message or control frame or of the data.
  * A message lies in reader->message until frame_reader_free_message(); no more must be read before
@@ -135,75 +168,49 @@ FrameResult
 frame_read(FrameReader *reader, const unsigned char **data, const unsigned char *end,
 		   uint32_t max_message)
 {
-	for (;;)
+	static const struct wslay_frame_callbacks callbacks = {.recv_callback = give_bytes};
+
+	while (*data != end)
 	{
+		struct wslay_frame_iocb piece;
 		uint16_t	code = 0;
+		ssize_t		n;
 
-		while (!reader->in_payload)
-		{
-			if (*data == end)
-				return FRAME_NEED_MORE;
-			reader->header[reader->header_len++] = *(*data)++;
-			if (reader->header_len == 2)
-				code = check_start(reader);
-			else if (reader->header_len > 2 &&
-					 reader->header_len == header_size(reader->header))
-				code = start_payload(reader, max_message);
-			if (code != 0)
-				return refuse(reader, code);
-		}
+		if (reader->frame == NULL &&
+			wslay_frame_context_init(&reader->frame, &callbacks, reader) != 0)
+			return refuse(reader, WSLAY_CODE_INTERNAL_SERVER_ERROR);
+		reader->input = *data;
+		reader->input_end = end;
+		n = wslay_frame_recv(reader->frame, &piece);
+		*data = reader->input;
+		if (n == WSLAY_ERR_WANT_READ)
+			continue;
+		if (n < 0)
+			return refuse(reader, WSLAY_CODE_PROTOCOL_ERROR);
+		if (!reader->in_payload)
+			code = start_payload(reader, &piece, max_message);
+		if (code != 0)
+			return refuse(reader, code);
+		if (!take_payload(reader, &piece))
+			return refuse(reader, WSLAY_CODE_INTERNAL_SERVER_ERROR);
 		if (reader->left > 0)
-		{
-			const unsigned char *mask = reader->header + reader->header_len - 4;
-			uint64_t	n = (uint64_t) (end - *data);
-			unsigned char *target;
+			continue;
 
-			if (n == 0)
-				return FRAME_NEED_MORE;
-			if (n > reader->left)
-				n = reader->left;
-			if (reader->header[0] & 0x8)
-			{
-				target = reader->control + reader->control_len;
-				reader->control_len += (uint8_t) n;
-			}
-			else
-			{
-				if (!reserve(reader, (uint32_t) n))
-					return refuse(reader, CLOSE_INTERNAL);
-				target = (unsigned char *) reader->message + reader->message_len;
-				reader->message_len += (uint32_t) n;
-			}
-			for (uint64_t i = 0; i < n; i++)
-				target[i] = (*data)[i] ^ mask[(reader->mask_at + i) & 3];
-			reader->mask_at = (uint8_t) ((reader->mask_at + n) & 3);
-			*data += n;
-			reader->left -= n;
-			if (reader->left > 0)
-				return FRAME_NEED_MORE;
-		}
-
-		/* the frame is whole */
-		reader->in_payload = false;
-		reader->header_len = 0;
-		if (reader->header[0] & 0x8)
+		free_frame(reader);
+		if (wslay_is_ctrl_frame(piece.opcode))
 		{
-			if (reader->control_opcode == FRAME_CLOSE &&
-				(reader->control_len == 1 ||
-				 (reader->control_len >= 2 &&
-				  (!frame_close_code_valid((unsigned) reader->control[0] << 8 |
-										   reader->control[1]) ||
-				   !iot_utf8_valid((char *) reader->control + 2, reader->control_len - 2u)))))
-				return refuse(reader, CLOSE_PROTOCOL);
+			if (piece.opcode == FRAME_CLOSE && !close_is_valid(reader))
+				return refuse(reader, WSLAY_CODE_PROTOCOL_ERROR);
 			return FRAME_GOT_CONTROL;
 		}
-		if (!(reader->header[0] & 0x80))
+		if (!piece.fin)
 			continue;
 		reader->in_message = false;
 		if (!iot_utf8_valid(reader->message != NULL ? reader->message : "", reader->message_len))
-			return refuse(reader, CLOSE_INVALID);
+			return refuse(reader, WSLAY_CODE_INVALID_FRAME_PAYLOAD_DATA);
 		return FRAME_GOT_MESSAGE;
 	}
+	return FRAME_NEED_MORE;
 }
 
 void
@@ -213,6 +220,14 @@ frame_reader_free_message(FrameReader *reader)
 	reader->message = NULL;
 	reader->message_len = 0;
 	reader->message_size = 0;
+}
+
+/* Gives back all that the reader holds. */
+void
+frame_reader_free(FrameReader *reader)
+{
+	free_frame(reader);
+	frame_reader_free_message(reader);
 }
 
 /* Writes the header of an unfragmented frame of len bytes; returns its length. */

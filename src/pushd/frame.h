@@ -32,14 +32,14 @@ typedef enum FrameResult
 
 typedef struct FrameReader
 {
+	struct wslay_frame_context *frame;	/* from a frame's first byte to its last */
+	const unsigned char *input; /* what frame_read() was given and has not read yet */
+	const unsigned char *input_end;
 	uint64_t	left;			/* payload bytes of this frame still to come */
 	char	   *message;		/* malloc'ed while a message is being collected */
 	uint32_t	message_len;
 	uint32_t	message_size;
-	uint8_t		header[14];
-	uint8_t		header_len;
-	uint8_t		mask_at;
-	bool		in_payload;
+	bool		in_payload;		/* the frame's header has been read */
 	bool		in_message;		/* a data message is open: only its continuation may follow */
 	uint8_t		control_opcode;
 	uint8_t		control_len;
@@ -50,6 +50,7 @@ typedef struct FrameReader
 extern FrameResult frame_read(FrameReader *reader, const unsigned char **data,
 							  const unsigned char *end, uint32_t max_message);
 extern void frame_reader_free_message(FrameReader *reader);
+extern void frame_reader_free(FrameReader *reader);
 extern size_t frame_header(unsigned char *header, FrameOpcode opcode, size_t len);
 extern bool frame_close_code_valid(unsigned code);
 

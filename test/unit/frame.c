@@ -56,6 +56,7 @@ read_pieces(const unsigned char *bytes, size_t len, size_t piece, char *result)
 			{
 				sprintf(result + strlen(result), "error %u\n", reader.error_code);
 				free(copy);
+				assert_null(reader.frame);
 				assert_null(reader.message);
 				return;
 			}
@@ -63,7 +64,7 @@ read_pieces(const unsigned char *bytes, size_t len, size_t piece, char *result)
 		assert_ptr_equal(data, copy + n);
 		free(copy);
 	}
-	frame_reader_free_message(&reader);
+	frame_reader_free(&reader);
 }
 
 static void
@@ -114,7 +115,8 @@ test_refused(void **state)
 {
 	char		large[LIMIT + 1];
 	unsigned char unmasked[] = {0x81, 0x01, 'x'};
-	unsigned char huge[] = {0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 2, 3, 4};
+	unsigned char huge[15] = {0x81, 0xff, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+	unsigned char negative[15] = {0x81, 0xff, 0x80};
 	char		result[64];
 
 	memset(large, 'x', sizeof(large));
@@ -133,6 +135,34 @@ test_refused(void **state)
 	assert_string_equal(result, "error 1002\n");
 	read_pieces(huge, sizeof(huge), sizeof(huge), result);
 	assert_string_equal(result, "error 1009\n");
+	read_pieces(negative, sizeof(negative), sizeof(negative), result);
+	assert_string_equal(result, "error 1002\n");
+}
+
+/* Between messages a reader holds nothing, and for a message only what has come of it. */
+static void
+test_holds_nothing(void **state)
+{
+	FrameReader reader = {0};
+	unsigned char bytes[64];
+	size_t		n = put_frame(bytes, 0x81, "hello", 5);
+	const unsigned char *data = bytes;
+	unsigned char declared[] = {0x81, 0xfe, 0x03, 0xe8, 1, 2, 3, 4};
+
+	assert_int_equal(frame_read(&reader, &data, bytes + n, LIMIT), FRAME_GOT_MESSAGE);
+	assert_ptr_equal(data, bytes + n);
+	assert_null(reader.frame);
+	frame_reader_free_message(&reader);
+	assert_null(reader.message);
+	n = put_frame(bytes, 0x89, "ping", 4);
+	data = bytes;
+	assert_int_equal(frame_read(&reader, &data, bytes + n, LIMIT), FRAME_GOT_CONTROL);
+	assert_null(reader.frame);
+	data = declared;
+	assert_int_equal(frame_read(&reader, &data, declared + sizeof(declared), LIMIT),
+					 FRAME_NEED_MORE);
+	assert_null(reader.message);
+	frame_reader_free(&reader);
 }
 
 static void
@@ -176,6 +206,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_any_cut),
 		cmocka_unit_test(test_refused),
+		cmocka_unit_test(test_holds_nothing),
 		cmocka_unit_test(test_close_codes),
 		cmocka_unit_test(test_noise),
 	};
