@@ -210,6 +210,8 @@ static void
 compute_deadline(const Request *request, TimestampTz *created_at, TimestampTz *deadline)
 {
 	Interval   *ttl = request->ttl ? request->ttl : request->type_ttl;
+	Interval	longest = {.day = 31};
+	Interval	shortest = {.time = 10 * INT64CONST(1000)};
 
 	*created_at = GetCurrentTimestamp();
 	if (ttl == NULL)
@@ -217,15 +219,18 @@ compute_deadline(const Request *request, TimestampTz *created_at, TimestampTz *d
 		*deadline = *created_at + (TimestampTz) iot_command_ttl * USECS_PER_SEC;
 		return;
 	}
-	*deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-														TimestampTzGetDatum(*created_at),
-														IntervalPGetDatum(ttl)));
-	if (*deadline < *created_at + 10 * INT64CONST(1000) ||
-		*deadline > *created_at + 31 * USECS_PER_DAY)
+	/* before adding, which fails for what no timestamp can hold */
+	if (DatumGetBool(DirectFunctionCall2(interval_lt, IntervalPGetDatum(ttl),
+										 IntervalPGetDatum(&shortest))) ||
+		DatumGetBool(DirectFunctionCall2(interval_gt, IntervalPGetDatum(ttl),
+										 IntervalPGetDatum(&longest))))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("time to live of a command is out of range"),
 				 errhint("It must lie between 10 ms and 31 days.")));
+	*deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+														TimestampTzGetDatum(*created_at),
+														IntervalPGetDatum(ttl)));
 }
 
 /*

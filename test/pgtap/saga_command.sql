@@ -148,6 +148,8 @@ INSERT INTO bad VALUES
 	($$'boiler', 'temperature', 1, 'SET'$$, '22023', 'unknown action "SET"'),
 	($$'boiler', 'temperature', 1, ttl => '0'$$, '22023', 'time to live of a command is out of range'),
 	($$'boiler', 'temperature', 1, ttl => '-1 s'$$, '22023', 'time to live of a command is out of range'),
+	($$'boiler', 'temperature', 1, ttl => '1000000 years'$$, '22023', 'time to live of a command is out of range'),
+	($$'boiler', 'temperature', 1, ttl => '-1000000 years'$$, '22023', 'time to live of a command is out of range'),
 	($$'boiler', 'temperature', 1, ttl => '1 year'$$, '22023', 'time to live of a command is out of range'),
 	($$NULL, 'temperature', 1$$, '22004', 'device must not be null'),
 	($$'boiler', NULL, 1$$, '22004', 'parameter must not be null'),
