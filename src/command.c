@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "access.h"
+#include "compat.h"
 #include "event.h"
 #include "iot.h"
 #include "plan.h"

@@ -13,6 +13,7 @@
 #include "utils/numeric.h"
 #include "utils/uuid.h"
 
+#include "compat.h"
 #include "core/template.h"
 #include "event.h"
 

@@ -9,4 +9,9 @@
 #error "iot supports PostgreSQL 15 to 18"
 #endif
 
+/* VARDATA_ANY() and its kin, which were part of postgres.h before */
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
 #endif							/* IOT_COMPAT_H */

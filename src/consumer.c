@@ -26,6 +26,7 @@
 #include "utils/snapmgr.h"
 #include "utils/xid8.h"
 
+#include "compat.h"
 #include "consumer.h"
 #include "plan.h"
 

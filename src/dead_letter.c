@@ -13,6 +13,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "core/utf8.h"
 #include "dead_letter.h"
 #include "plan.h"

@@ -18,6 +18,7 @@
 #include "utils/timestamp.h"
 
 #include "access.h"
+#include "compat.h"
 #include "dead_letter.h"
 #include "ingest.h"
 #include "plan.h"

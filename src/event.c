@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/numeric.h"
 
+#include "compat.h"
 #include "event.h"
 #include "plan.h"
 #include "uuidv7.h"

@@ -18,6 +18,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "ingest_batch.h"
 
 static uint64 last_batch = 0;

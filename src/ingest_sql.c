@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "access.h"
+#include "compat.h"
 #include "event.h"
 #include "ingest_batch.h"
 #include "iot.h"

@@ -14,6 +14,7 @@
 #include "utils/array.h"
 #include "utils/timestamp.h"
 
+#include "compat.h"
 #include "measurement_store.h"
 #include "plan.h"
 

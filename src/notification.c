@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 
+#include "compat.h"
 #include "core/glob.h"
 #include "core/template.h"
 

@@ -8,6 +8,7 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 
+#include "compat.h"
 #include "core/template.h"
 #include "core/topic.h"
 #include "iot.h"
