@@ -117,6 +117,9 @@ iot_session_make(const IotMqttConfig *config, size_t payload_limit, char *error,
 	mosquitto_threaded_set(mosq, true);
 	rc = mosquitto_int_option(mosq, MOSQ_OPT_PROTOCOL_VERSION,
 							  config->v5 ? MQTT_PROTOCOL_V5 : MQTT_PROTOCOL_V311);
+	/* an acknowledgement and a command after it are two small writes */
+	if (rc == MOSQ_ERR_SUCCESS)
+		rc = mosquitto_int_option(mosq, MOSQ_OPT_TCP_NODELAY, 1);
 	/* room for the batch that is being committed and for the next */
 	if (rc == MOSQ_ERR_SUCCESS)
 		rc = mosquitto_int_option(mosq, MOSQ_OPT_RECEIVE_MAXIMUM,

@@ -230,7 +230,6 @@ $anna->close;
 	my @sockets = map { ready('anna') } 1 .. $count;
 	my $each = (memory() - $before) * 1024 / $count;
 
-	diag("EACH $each");
 	cmp_ok($each, '<', 8192, sprintf('I31: an idle socket costs %d bytes', $each));
 	my $seq = notify($iot, recipients => ['anna']);
 	is(scalar(grep { $_->event->{seq} == $seq } @sockets), $count, 'and all of them are told');
