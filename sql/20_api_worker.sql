@@ -7,14 +7,16 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 BEGIN
 	INSERT INTO iot.worker AS w
-			(name, kind, adapter_id, pid, state, detail, counters, started_at, heartbeat_at)
+			(name, kind, adapter_id, pid, state, detail, counters, started_at, state_at, heartbeat_at)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, pg_catalog.clock_timestamp(),
-			pg_catalog.clock_timestamp())
+			pg_catalog.clock_timestamp(), pg_catalog.clock_timestamp())
 		ON CONFLICT ON CONSTRAINT worker_pkey DO UPDATE SET
 			kind = excluded.kind, adapter_id = excluded.adapter_id, pid = excluded.pid,
 			state = excluded.state, detail = excluded.detail, counters = excluded.counters,
 			started_at = CASE WHEN w.pid IS DISTINCT FROM excluded.pid
 				THEN excluded.started_at ELSE w.started_at END,
+			state_at = CASE WHEN (w.pid, w.state) IS DISTINCT FROM (excluded.pid, excluded.state)
+				THEN excluded.state_at ELSE w.state_at END,
 			heartbeat_at = excluded.heartbeat_at;
 END
 $function$;

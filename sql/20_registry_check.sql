@@ -183,6 +183,11 @@ BEGIN
 			MESSAGE = format('command_ttl of %s is out of range', what),
 			HINT = 'It is between 10 ms and 30 days, or NULL for the setting "iot.command_ttl".';
 	END IF;
+	IF NOT NEW.offline_after BETWEEN interval '1 s' AND interval '30 days' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('offline_after of %s is out of range', what),
+			HINT = 'It is between 1 s and 30 days, or NULL where silence means nothing.';
+	END IF;
 	FOR topic IN
 		SELECT t.key, t.template, min(t.key) OVER same AS first, max(t.key) OVER same AS last
 		FROM (VALUES ('telemetry_topic', NEW.telemetry_topic),

@@ -40,6 +40,7 @@ BEGIN
 		adapter_id uuid,
 		pid integer,
 		state text NOT NULL,
+		state_at timestamptz NOT NULL DEFAULT now(),
 		detail text,
 		counters jsonb NOT NULL DEFAULT '{}',
 		started_at timestamptz NOT NULL DEFAULT now(),

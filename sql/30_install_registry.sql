@@ -31,6 +31,7 @@ BEGIN
 		ack_timeout interval NOT NULL DEFAULT '5 s',
 		max_attempts integer NOT NULL DEFAULT 3,
 		command_ttl interval,
+		offline_after interval,
 		telemetry_topic text NOT NULL DEFAULT 'iot/{device}/telemetry',
 		attributes_topic text NOT NULL DEFAULT 'iot/{device}/attributes',
 		status_topic text NOT NULL DEFAULT 'iot/{device}/status',
@@ -44,7 +45,9 @@ BEGIN
 			CHECK (ack_timeout BETWEEN interval '10 ms' AND interval '1 day'),
 		CONSTRAINT device_type_max_attempts_check CHECK (max_attempts BETWEEN 1 AND 100),
 		CONSTRAINT device_type_command_ttl_check
-			CHECK (command_ttl BETWEEN interval '10 ms' AND interval '30 days')
+			CHECK (command_ttl BETWEEN interval '10 ms' AND interval '30 days'),
+		CONSTRAINT device_type_offline_after_check
+			CHECK (offline_after BETWEEN interval '1 s' AND interval '30 days')
 	);
 	CREATE TABLE iot.adapter (
 		adapter_id uuid CONSTRAINT adapter_pkey PRIMARY KEY,

@@ -36,10 +36,17 @@ BEGIN
 			CONSTRAINT device_state_device_id_fkey REFERENCES iot.device ON DELETE CASCADE,
 		online boolean,
 		online_at timestamptz,
+		connected boolean,
+		connected_at timestamptz,
+		silent boolean NOT NULL DEFAULT false,
+		silence_at timestamptz,
 		last_seen_at timestamptz,
 		attributes jsonb NOT NULL DEFAULT '{}',
 		attributes_at timestamptz
 	) WITH (fillfactor = 70);
+	-- moves on when a sweep looks, not with each message, whose updates stay in place (HOT)
+	CREATE INDEX device_state_silence_at_idx ON iot.device_state (silence_at)
+		WHERE silence_at IS NOT NULL;
 	CREATE TABLE iot.sensor_value (
 		device_id uuid NOT NULL,
 		parameter_id uuid NOT NULL,

@@ -48,5 +48,6 @@ BEGIN
 	COMMENT ON TABLE iot.maintenance IS 'last complete run of iot.maintain()';
 	COMMENT ON VIEW iot.metric IS 'iot.status() as numbers, for Prometheus'' postgres exporter';
 	COMMENT ON TABLE iot.worker IS 'what each worker last said of itself';
+	COMMENT ON COLUMN iot.worker.state_at IS 'since when it says so';
 END
 $arm$;

@@ -14,6 +14,25 @@ BEGIN
 	CREATE TRIGGER adapter_consumer AFTER INSERT OR DELETE ON iot.adapter FOR EACH ROW
 		EXECUTE FUNCTION iot_internal.adapter_consumer();
 
+	CREATE OR REPLACE TRIGGER silence_rearm AFTER UPDATE OF offline_after ON iot.device_type
+		FOR EACH ROW WHEN (NEW.offline_after IS DISTINCT FROM OLD.offline_after)
+		EXECUTE FUNCTION iot_internal.silence_rearm();
+	CREATE OR REPLACE TRIGGER silence_rearm AFTER UPDATE OF device_type_id, enabled ON iot.device
+		FOR EACH ROW WHEN (NEW.device_type_id <> OLD.device_type_id OR NEW.enabled <> OLD.enabled)
+		EXECUTE FUNCTION iot_internal.silence_rearm();
+
+	CREATE OR REPLACE VIEW iot.fleet WITH (security_barrier = true) AS
+		SELECT d.name AS device, g.name AS "group", t.name AS type, a.name AS adapter, d.enabled,
+			s.online, s.online_at, s.connected, s.silent, s.last_seen_at, d.device_id
+		FROM iot.device d
+			JOIN iot.device_group g ON g.device_group_id = d.device_group_id
+			JOIN iot.device_type t ON t.device_type_id = d.device_type_id
+			JOIN iot.adapter a ON a.adapter_id = d.adapter_id
+			LEFT JOIN iot.device_state s ON s.device_id = d.device_id
+		WHERE (SELECT iot_internal.is_admin())
+			OR iot.may(iot_internal.current_username(), d.device_id, 'view');
+	GRANT SELECT ON iot.fleet TO iot_viewer, iot_operator, iot_admin;
+
 	-- workers write what devices say of themselves, and its events; commands only through functions
 	GRANT SELECT, INSERT, UPDATE ON iot.device_state, iot.sensor_value TO iot_worker;
 	GRANT SELECT, INSERT ON iot.event TO iot_worker;
@@ -31,6 +50,21 @@ BEGIN
 	COMMENT ON COLUMN iot.consumer.after_id IS 'while there is a backlog: the event read last';
 	COMMENT ON COLUMN iot.consumer.live IS 'whether retention waits for this reader';
 	COMMENT ON TABLE iot.device_state IS 'what a device last said about itself';
+	COMMENT ON COLUMN iot.device_state.online IS
+		'neither known to be disconnected nor silent; null where nothing has told yet';
+	COMMENT ON COLUMN iot.device_state.online_at IS 'since when';
+	COMMENT ON COLUMN iot.device_state.connected IS
+		'the connection: what the status topic, with its last will, last said';
+	COMMENT ON COLUMN iot.device_state.connected_at IS 'since when';
+	COMMENT ON COLUMN iot.device_state.silent IS
+		'the data: no message of the device''s own for offline_after of its type';
+	COMMENT ON COLUMN iot.device_state.silence_at IS
+		'when a sweep looks whether the device is silent; not before it can be';
+	COMMENT ON COLUMN iot.device_state.last_seen_at IS
+		'last message of the device''s own, within some seconds';
+	COMMENT ON VIEW iot.fleet IS 'the devices that the caller may view, and how they are';
+	COMMENT ON COLUMN iot.fleet.online IS
+		'neither known to be disconnected nor silent; null where nothing has told yet';
 	COMMENT ON TABLE iot.sensor_value IS 'the current value of each sensor';
 	COMMENT ON COLUMN iot.sensor_value.value IS 'the newer of what was commanded and what was reported';
 	COMMENT ON COLUMN iot.sensor_value.source IS 'where the value came from: measurement or command';

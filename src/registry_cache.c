@@ -82,6 +82,7 @@ typedef struct TypeEntry
 {
 	pg_uuid_t	device_type_id;
 	int			topics[IOT_TOPIC_KINDS];
+	int64		offline_after;
 } TypeEntry;
 
 static struct
@@ -110,7 +111,8 @@ static const char *const watched_names[] = {
 static Oid	watched[lengthof(watched_names)];
 
 static IotPlan select_types = {
-	"SELECT t.device_type_id, t.telemetry_topic, t.attributes_topic, t.status_topic, t.ack_topic"
+	"SELECT t.device_type_id, t.telemetry_topic, t.attributes_topic, t.status_topic, t.ack_topic,"
+	" coalesce((extract(epoch FROM t.offline_after) * 1000000)::bigint, 0)"
 	" FROM iot.device_type t"
 };
 static IotPlan select_retention = {
@@ -223,7 +225,10 @@ load_types(void)
 	cache.topics = palloc(sizeof(TopicEntry) * (rows * IOT_TOPIC_KINDS + 1));
 	for (int row = 0; row < rows; row++)
 	{
+		bool		isnull;
+
 		cache.types[row].device_type_id = uuid_column(row, 1);
+		cache.types[row].offline_after = DatumGetInt64(column(row, 6, &isnull));
 		for (int i = 0; i < lengthof(kinds); i++)
 			cache.types[row].topics[kinds[i]] = add_topic(kinds[i], text_column(row, i + 2));
 	}
@@ -443,14 +448,16 @@ load_sensors(IotDevice **devices, int count)
 }
 
 static void
-set_topics(IotDevice *device, const pg_uuid_t *device_type_id)
+set_type(IotDevice *device, const pg_uuid_t *device_type_id)
 {
 	for (int i = 0; i < IOT_TOPIC_KINDS; i++)
 		device->topics[i] = -1;
 	for (int i = 0; i < cache.type_count; i++)
 	{
-		if (memcmp(&cache.types[i].device_type_id, device_type_id, sizeof(pg_uuid_t)) == 0)
-			memcpy(device->topics, cache.types[i].topics, sizeof(device->topics));
+		if (memcmp(&cache.types[i].device_type_id, device_type_id, sizeof(pg_uuid_t)) != 0)
+			continue;
+		memcpy(device->topics, cache.types[i].topics, sizeof(device->topics));
+		device->offline_after = cache.types[i].offline_after;
 	}
 }
 
@@ -486,7 +493,7 @@ iot_registry_load(List *names)
 		device->device_id = uuid_column(row, 2);
 		device->adapter_id = uuid_column(row, 3);
 		device->enabled = DatumGetBool(column(row, 4, &isnull));
-		set_topics(device, &device_type_id);
+		set_type(device, &device_type_id);
 		devices[row] = device;
 	}
 	SPI_freetuptable(SPI_tuptable);

@@ -48,6 +48,7 @@ typedef struct IotDevice
 	bool		enabled;
 	pg_uuid_t	device_id;
 	pg_uuid_t	adapter_id;
+	int64		offline_after;	/* silence that means offline, in microseconds; 0 for none */
 	int			topics[IOT_TOPIC_KINDS];	/* indexes for iot_registry_topic_match() */
 	int			sensor_count;
 	int			sensor_hint;	/* where the last lookup ended */
