@@ -42,6 +42,7 @@
 #define MAINTAIN_LOOK_MS	5000
 #define TRIM_INTERVAL_MS	5000	/* dead letters */
 #define TRIM_MAX			5000	/* of them in a transaction */
+#define ROLLUP_INTERVAL_MS	10000
 #define PACE_MS				5		/* pause between turns where commits come thick */
 #define BUSY_MS				20		/* woken again within this time: they may */
 #define EMPTY_TURNS			3		/* so many for nothing: they do, and are not for us */
@@ -70,6 +71,8 @@ typedef struct Notifier
 	bool		maintaining;
 	int64		trimmed_at;
 	bool		trim_again;
+	int64		rolled_up_at;
+	bool		rolling_up;		/* more is pending */
 	int			found;			/* events of the last turn */
 	int			empty_turns;	/* that followed at once on each other and found none */
 } Notifier;
@@ -94,6 +97,7 @@ static IotPlan maintain_due = {
 	0, {0}
 };
 static IotPlan maintain_step = {"SELECT iot_internal.maintain_step()", 0, {0}};
+static IotPlan rollup_step = {"SELECT iot_internal.rollup_step()", 0, {0}};
 
 static IotPlan sweep_silence = {"SELECT iot_internal.sweep_silence($1)", 1, {INT4OID}};
 static IotPlan trim_dead_letters = {
@@ -348,6 +352,20 @@ trim(Notifier *notifier)
 							   Int32GetDatum(TRIM_MAX), &answer) && DatumGetBool(answer);
 }
 
+/* Measurements by the minute and the hour, a step a turn; readers do not depend on it. */
+static void
+roll_up(Notifier *notifier)
+{
+	Datum		answer;
+
+	if (!notifier->rolling_up &&
+		!iot_worker_passed(notifier->rolled_up_at, ROLLUP_INTERVAL_MS))
+		return;
+	notifier->rolled_up_at = iot_worker_clock_ms();
+	notifier->rolling_up = ask("roll up measurements", IOT_XACT_WHILE_PAUSED, &rollup_step,
+							   (Datum) 0, &answer) && DatumGetBool(answer);
+}
+
 static void
 show_state(void)
 {
@@ -365,7 +383,7 @@ next_wakeup_ms(const Notifier *notifier)
 	long		webhooks = iot_delivery_timeout_ms();
 
 	if (notifier->backlog || notifier->sweep_again || notifier->maintaining ||
-		notifier->trim_again)
+		notifier->trim_again || notifier->rolling_up)
 		return 0;
 	return webhooks >= 0 ? Min(timeout, webhooks) : timeout;
 }
@@ -416,6 +434,7 @@ iot_notifier_main(Datum arg)
 		supervisor_tick();
 		maintain(&notifier);
 		trim(&notifier);
+		roll_up(&notifier);
 		show_state();
 		MemoryContextReset(notifier.cycle_cxt);
 

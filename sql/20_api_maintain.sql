@@ -209,6 +209,20 @@ BEGIN
 			WHERE m.device_id = old.device_id AND m.parameter_id = old.parameter_id
 				AND m.ts = old.ts;
 		GET DIAGNOSTICS deleted = ROW_COUNT;
+	ELSIF relation = 'rollup_minute' THEN
+		DELETE FROM iot.rollup_minute_default m USING (
+				SELECT o.device_id, o.parameter_id, o.ts FROM iot.rollup_minute_default o
+				WHERE o.ts < before LIMIT batch) AS old
+			WHERE m.device_id = old.device_id AND m.parameter_id = old.parameter_id
+				AND m.ts = old.ts;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
+	ELSIF relation = 'rollup_hour' THEN
+		DELETE FROM iot.rollup_hour h USING (
+				SELECT o.device_id, o.parameter_id, o.ts FROM iot.rollup_hour o
+				WHERE o.ts < before ORDER BY o.ts LIMIT batch) AS old
+			WHERE h.device_id = old.device_id AND h.parameter_id = old.parameter_id
+				AND h.ts = old.ts;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
 	END IF;
 	RETURN deleted >= batch;
 END
@@ -259,6 +273,7 @@ DECLARE
 	day date;
 	failure text;
 	more boolean := false;
+	keeps_rollups boolean;
 BEGIN
 	PERFORM FROM iot.maintenance FOR UPDATE SKIP LOCKED;
 	IF NOT FOUND THEN
@@ -269,7 +284,7 @@ BEGIN
 		RETURN false;
 	END IF;
 
-	FOREACH parent IN ARRAY ARRAY['iot.event', 'iot.measurement']::regclass[] LOOP
+	FOREACH parent IN ARRAY ARRAY['iot.event', 'iot.measurement', 'iot.rollup_minute']::regclass[] LOOP
 		FOR day IN
 			SELECT d.day FROM iot_internal.missing_days(parent,
 				now() - (SELECT r.keep FROM iot.retention r
@@ -286,6 +301,13 @@ BEGIN
 		END LOOP;
 	END LOOP;
 
+	BEGIN
+		more := iot_internal.rollup_step(5000);
+	EXCEPTION WHEN OTHERS THEN
+		failure := format('could not roll up measurements: %s', sqlerrm);
+	END;
+	keeps_rollups := state <> 'ok' OR NOT iot_internal.rollup_raise_floor();
+
 	IF state = 'ok' THEN
 		DELETE FROM iot.consumer c
 			WHERE starts_with(c.name, 'adapter:')
@@ -293,7 +315,9 @@ BEGIN
 					WHERE 'adapter:' || a.adapter_id::text = c.name);
 		DELETE FROM iot.worker w WHERE w.heartbeat_at < now() - interval '1 day';
 		FOREACH relation IN ARRAY
-				ARRAY['command', 'delivery', 'notification', 'dead_letter', 'measurement'] LOOP
+				ARRAY['command', 'delivery', 'notification', 'dead_letter', 'measurement',
+					'rollup_minute', 'rollup_hour'] LOOP
+			CONTINUE WHEN keeps_rollups AND starts_with(relation, 'rollup');
 			BEGIN
 				more := iot_internal.delete_old(relation, 5000) OR more;
 			EXCEPTION WHEN OTHERS THEN
@@ -305,7 +329,9 @@ BEGIN
 		EXCEPTION WHEN OTHERS THEN
 			failure := format('could not delete dead letters beyond "max_rows": %s', sqlerrm);
 		END;
-		FOREACH parent IN ARRAY ARRAY['iot.event', 'iot.measurement']::regclass[] LOOP
+		FOREACH parent IN ARRAY
+				ARRAY['iot.event', 'iot.measurement', 'iot.rollup_minute']::regclass[] LOOP
+			CONTINUE WHEN keeps_rollups AND parent = 'iot.rollup_minute'::regclass;
 			BEGIN
 				more := iot_internal.drop_partition(parent) OR more;
 			EXCEPTION WHEN OTHERS THEN

@@ -207,6 +207,15 @@ BEGIN
 	END LOOP;
 
 	-- what piles up
+	SELECT s.stepped_at INTO row FROM iot.rollup_state s
+		WHERE coalesce(s.stepped_at, '-infinity') < clock_timestamp() - interval '15 minutes'
+			AND (EXISTS (SELECT FROM iot.rollup_note)
+				OR EXISTS (SELECT FROM iot.rollup_pending p WHERE p.due_at < now()));
+	IF FOUND THEN
+		RETURN QUERY VALUES ('warning',
+			format('measurements were rolled up last at %s', coalesce(row.stepped_at::text, 'no time')),
+			'History is right all the same, only slower. The notifier does it, or CALL iot.maintain();.');
+	END IF;
 	FOR row IN SELECT l.* FROM iot_internal.consumer_lag() l
 		WHERE l.live AND l.lag_seconds > 60 ORDER BY l.name LOOP
 		RETURN QUERY VALUES ('warning', format('consumer "%s" is %s s and %s events behind', row.name,

@@ -15,6 +15,8 @@ BEGIN
 	INSERT INTO iot.retention (relation, keep, cap, max_rows) VALUES
 		('event', '7 days', '30 days', NULL),
 		('measurement', '365 days', NULL, NULL),
+		('rollup_minute', '365 days', NULL, NULL),
+		('rollup_hour', '3650 days', NULL, NULL),
 		('command', '30 days', NULL, NULL),
 		('notification', '30 days', NULL, NULL),
 		('delivery', '30 days', NULL, NULL),

@@ -5,7 +5,8 @@
  * A trigger for each statement, in any backend and inside its transaction: INSERT, COPY and the
  * workers' batches alike.  It keeps the newest row of each sensor and moves the current values on,
  * in the order in which every writer locks them.  A device's time decides, not the order of
- * arrival: what is late is stored and changes nothing.
+ * arrival: what is late is stored and changes nothing but the rollups, for which the minutes of
+ * all rows are noted.
  *
  * Memory is the trigger's per-call context, in proportion to the sensors of the statement and not
  * to its rows.
@@ -27,6 +28,7 @@
 
 #include "measurement_store.h"
 #include "plan.h"
+#include "rollup_note.h"
 
 typedef struct SensorKey
 {
@@ -40,6 +42,7 @@ typedef struct NewestEntry
 	SensorKey	key;
 	TimestampTz ts;
 	double		value;
+	TimestampTz noted;			/* its minute that was noted for the rollups last */
 	uint32		hash;
 	char		status;
 } NewestEntry;
@@ -117,6 +120,8 @@ keep_newest(newest_hash *table, NewestEntry *last, const SensorKey *key, Timesta
 
 	if (last == NULL || memcmp(&last->key, key, sizeof(SensorKey)) != 0)
 		last = newest_insert(table, *key, &found);
+	if (!found)
+		last->noted = DT_NOBEGIN;
 	if (!found || last->ts < ts)
 	{
 		last->ts = ts;
@@ -135,8 +140,10 @@ collect(TriggerData *trigdata, newest_hash *table)
 	TimestampTz newest_allowed = GetCurrentTimestamp() + USECS_PER_DAY;
 	MeasurementColumns columns;
 	NewestEntry *last = NULL;
+	IotRollupNotes notes;
 
 	find_columns(tupdesc, &columns);
+	iot_rollup_notes_init(&notes);
 	/* other triggers read the same store: each needs a place of its own */
 	tuplestore_select_read_pointer(store, tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND));
 	tuplestore_rescan(store);
@@ -144,6 +151,7 @@ collect(TriggerData *trigdata, newest_hash *table)
 	{
 		SensorKey	key;
 		TimestampTz ts;
+		TimestampTz minute;
 
 		CHECK_FOR_INTERRUPTS();
 		slot_getallattrs(slot);
@@ -154,11 +162,16 @@ collect(TriggerData *trigdata, newest_hash *table)
 					 errmsg("time of a measurement must be finite")));
 		key.device_id = *DatumGetUUIDP(slot->tts_values[columns.device_id - 1]);
 		key.parameter_id = *DatumGetUUIDP(slot->tts_values[columns.parameter_id - 1]);
+		minute = iot_rollup_minute(ts);
 		if (ts > newest_allowed)
 			ts = DT_NOBEGIN;
 		last = keep_newest(table, last, &key, ts,
 						   DatumGetFloat8(slot->tts_values[columns.value - 1]));
+		if (last->noted != minute)
+			iot_rollup_notes_add(&notes, &key.device_id, &key.parameter_id, minute);
+		last->noted = minute;
 	}
+	iot_rollup_notes_write(&notes);
 	ExecDropSingleTupleTableSlot(slot);
 }
 

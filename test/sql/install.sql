@@ -34,7 +34,7 @@ SELECT paused, first_event_id, notification_floor FROM iot.epoch;
 -- partitions: a week ahead, named by day
 SELECT parent, count(*) AS partitions, min(lower) = date_trunc('day', now(), 'UTC') AS from_today,
 		max(upper) = date_trunc('day', now(), 'UTC') + interval '8 days' AS a_week_ahead
-	FROM unnest(ARRAY['iot.event', 'iot.measurement']::regclass[]) AS parent,
+	FROM unnest(ARRAY['iot.event', 'iot.measurement', 'iot.rollup_minute']::regclass[]) AS parent,
 		iot_internal.partitions(parent) GROUP BY parent ORDER BY parent::text;
 
 -- what only some may do

@@ -46,7 +46,7 @@ SELECT p.oid::regprocedure AS public_may_execute FROM pg_proc p
 			WHERE a.grantee = 0);
 SELECT p.oid::regprocedure AS without_search_path FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
 	WHERE p.pronamespace IN ('iot'::regnamespace, 'iot_internal'::regnamespace)
-		AND (l.lanname <> 'c' OR p.prosecdef)
+		AND (l.lanname <> 'c' OR p.prosecdef) AND p.prokind <> 'a'
 		AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false);
 SELECT p.oid::regprocedure AS definer_not_of_iot_owner FROM pg_proc p
 	WHERE p.pronamespace IN ('iot'::regnamespace, 'iot_internal'::regnamespace)

@@ -73,6 +73,8 @@ round(2);
 # duties that come round every few seconds have done so
 $iot->poll("SELECT count(*) > 0 FROM pg_stat_statements WHERE query LIKE '%$_%'")
 	foreach 'trim_dead_letters(\$1)', 'FROM iot.maintenance m';
+$iot->psql(q{SELECT iot.ingest('boiler-1', '{"heat1": 1}', now() - interval '2 hours')});
+$iot->poll('SELECT count(*) > 0 FROM iot.rollup_hour');
 my $known = $iot->psql(q{SELECT string_agg(DISTINCT s.queryid::text, ',') FROM pg_stat_statements s
 	WHERE s.userid IN ('iot_worker'::regrole, 'iot_owner'::regrole)});
 cmp_ok(statements(), '>', 20, 'statements of workers are seen');
