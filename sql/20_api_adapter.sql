@@ -17,7 +17,8 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 	deadline timestamptz, ack_mode text, ack_timeout_ms integer, max_attempts integer, topic text,
 	payload text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET jit = off
 SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_take';
 
@@ -27,14 +28,16 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 	deadline timestamptz, ack_mode text, ack_timeout_ms integer, max_attempts integer, topic text,
 	payload text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET jit = off
 SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_in_flight';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_attempt(device_ids uuid[], command_ids uuid[])
 RETURNS TABLE (command_id uuid)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET jit = off
 SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_attempt';
 
@@ -42,14 +45,16 @@ CREATE OR REPLACE FUNCTION iot_internal.adapter_result(
 	devices text[], command_ids uuid[], oks boolean[], errors text[] DEFAULT NULL)
 RETURNS TABLE (command_id uuid, outcome text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET jit = off
 SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_result';
 
 CREATE OR REPLACE FUNCTION iot_internal.expire_commands(max_commands integer DEFAULT 1000)
 RETURNS integer
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET jit = off
 SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_expire_commands';
 
@@ -75,7 +80,8 @@ RETURNS TABLE (command_id uuid, device_id uuid, device text, parameter text, act
 	value double precision, version bigint, attempts integer, created_at timestamptz,
 	deadline timestamptz, payload text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_material = off SET jit = off
 SET join_collapse_limit = 1
 AS $function$
 #variable_conflict use_column

@@ -215,18 +215,24 @@ BEGIN
 		SELECT e.id, e.event_id, e.type, e.device_id, e.created_at, e.payload,
 				e.payload ->> 'username' AS author,
 				r.notification_rule_id AS rule_id, r.channel, r.audience, r.title, r.body,
+				d.name AS device_name, coalesce(d.device_group_id, e.device_id) AS scope,
 				row_number() OVER (PARTITION BY e.id ORDER BY r.created_at, r.name) AS rank
 			FROM read e
 				JOIN iot.notification_rule r
 					ON r.enabled AND iot_internal.event_matches(r.event, e.type)
+				LEFT JOIN iot.device d ON d.device_id = e.device_id
 	), asked AS MATERIALIZED (
-		-- many events ask the same question
-		SELECT q.channel, q.audience, q.author, q.device_id,
+		-- many events ask the same question: who may view a device is a matter of its group, so
+		-- one device answers for all of it
+		SELECT q.channel, q.audience, q.author, q.scope,
 				ARRAY(SELECT t.recipient FROM iot_internal.audience_recipients(q.channel,
 					q.audience, q.author, q.device_id, admins) AS t(recipient)) AS recipients
-			FROM (SELECT DISTINCT m.channel, m.audience, m.device_id,
-						CASE WHEN m.audience = 'author' THEN m.author END AS author
-					FROM matched m) AS q
+			FROM (SELECT DISTINCT ON (m.channel, m.audience, m.scope, a.author)
+						m.channel, m.audience, m.scope, a.author, m.device_id
+					FROM matched m
+						CROSS JOIN LATERAL (
+							SELECT CASE WHEN m.audience = 'author' THEN m.author END AS author) AS a
+					ORDER BY m.channel, m.audience, m.scope, a.author, m.id) AS q
 	), told AS MATERIALIZED (
 		-- per event and channel the first rule that reaches a recipient is the one that tells it
 		SELECT f.id, f.rank, array_agg(f.recipient) AS recipients
@@ -235,7 +241,7 @@ BEGIN
 							CASE WHEN t.recipient = '*' THEN m.audience END ORDER BY m.rank) AS turn
 					FROM matched m
 						JOIN asked a ON a.channel = m.channel AND a.audience = m.audience
-							AND a.device_id IS NOT DISTINCT FROM m.device_id
+							AND a.scope IS NOT DISTINCT FROM m.scope
 							AND (m.audience <> 'author' OR a.author IS NOT DISTINCT FROM m.author)
 						CROSS JOIN LATERAL unnest(a.recipients) AS t(recipient)) AS f
 			WHERE f.turn = 1
@@ -250,9 +256,8 @@ BEGIN
 					m.created_at
 				FROM told t
 					JOIN matched m ON m.id = t.id AND m.rank = t.rank
-					LEFT JOIN iot.device d ON d.device_id = m.device_id
 					CROSS JOIN LATERAL (
-						SELECT coalesce(d.name, m.payload ->> 'device') AS device) AS n
+						SELECT coalesce(m.device_name, m.payload ->> 'device') AS device) AS n
 					CROSS JOIN LATERAL (
 						SELECT m.payload || jsonb_build_object('event', m.type,
 							'event_id', m.event_id, 'device', n.device, 'device_id', m.device_id,

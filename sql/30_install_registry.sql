@@ -92,7 +92,8 @@ BEGIN
 		CONSTRAINT sensor_pkey PRIMARY KEY (device_id, parameter_id),
 		CONSTRAINT sensor_bounds_check CHECK (value_min <= value_max)
 	);
-	CREATE INDEX sensor_parameter_id_idx ON iot.sensor (parameter_id);
+	-- both columns: taken for the whole key it must be no worse than the key
+	CREATE INDEX sensor_parameter_id_device_id_idx ON iot.sensor (parameter_id, device_id);
 	CREATE TABLE iot.app_user (
 		app_user_id uuid CONSTRAINT app_user_pkey PRIMARY KEY,
 		username text NOT NULL CONSTRAINT app_user_username_key UNIQUE,
