@@ -35,6 +35,7 @@
 #define NOTIFY_TURN_MS		300		/* then the other duties get their turn */
 #define SWEEP_INTERVAL_MS	400		/* deadlines and push deliveries */
 #define EXPIRE_MAX			1000	/* commands of a sweep */
+#define ROLL_OUT_MAX		200		/* commands of batches, in a transaction */
 #define SILENCE_MAX			1000	/* devices of a sweep */
 #define PUSH_DUE_MAX		100		/* push deliveries: each is a write for nobody who listens */
 #define RETRY_MS			1000	/* after a duty failed */
@@ -99,6 +100,7 @@ static IotPlan maintain_due = {
 static IotPlan maintain_step = {"SELECT iot_internal.maintain_step()", 0, {0}};
 static IotPlan rollup_step = {"SELECT iot_internal.rollup_step()", 0, {0}};
 
+static IotPlan roll_out = {"SELECT iot_internal.roll_out($1)", 1, {INT4OID}};
 static IotPlan sweep_silence = {"SELECT iot_internal.sweep_silence($1)", 1, {INT4OID}};
 static IotPlan trim_dead_letters = {
 	"SELECT iot_internal.trim_dead_letters($1)", 1, {INT4OID}
@@ -280,8 +282,8 @@ expire_body(void *arg)
 }
 
 /*
- * What falls due by time alone: commands at their deadline, devices that say nothing, push
- * deliveries nobody took.
+ * What falls due by time alone: commands at their deadline, the next ones of batches, devices that
+ * say nothing, push deliveries nobody took.
  */
 static void
 sweep(Notifier *notifier)
@@ -301,6 +303,8 @@ sweep(Notifier *notifier)
 		for (int i = 0; i < expired.listed; i++)
 			ereport(LOG, (errmsg_internal("%s", expired.commands[i])));
 	}
+	if (ask("roll out commands", 0, &roll_out, Int32GetDatum(ROLL_OUT_MAX), &answer))
+		notifier->sweep_again |= DatumGetInt32(answer) >= ROLL_OUT_MAX;
 	if (ask("look for silent devices", 0, &sweep_silence, Int32GetDatum(SILENCE_MAX), &answer))
 		notifier->sweep_again |= DatumGetInt32(answer) != 0;
 	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(PUSH_DUE_MAX), &answer))

@@ -167,6 +167,10 @@ DECLARE
 	deleted bigint;
 BEGIN
 	IF relation = 'command' THEN
+		DELETE FROM iot.command_batch b USING (
+				SELECT o.command_batch_id FROM iot.command_batch o
+				WHERE o.finished_at < before LIMIT 10) AS old
+			WHERE b.command_batch_id = old.command_batch_id;
 		DELETE FROM iot.command c USING (
 				SELECT o.device_id, o.command_id FROM iot.command o
 				WHERE o.created_at < before

@@ -145,6 +145,10 @@ BEGIN
 			FROM iot.epoch e
 			WHERE c.finished_at IS NULL AND c.status = 'COMMITTED'
 				AND c.created_at < e.created_at AND c.deadline > now();
+		-- and what was being rolled out waits for somebody who wants it here
+		UPDATE iot.command_batch b SET status = 'PAUSED'
+			FROM iot.epoch e
+			WHERE b.finished_at IS NULL AND b.status = 'RUNNING' AND b.created_at < e.created_at;
 		UPDATE iot.epoch SET paused = false;
 	ELSE
 		RAISE EXCEPTION 'iot cannot be resumed: its state is "%"', state

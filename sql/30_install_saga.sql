@@ -122,5 +122,48 @@ BEGIN
 	) WITH (fillfactor = 70);
 	CREATE INDEX saga_step_in_flight_idx ON iot.saga_step (device_id, command_id)
 		WHERE service = 'adapter' AND status = 'PROCESSING';
+
+	-- class "local": what the notifier of this server rolls out.
+	CREATE TABLE iot.command_batch (
+		command_batch_id uuid CONSTRAINT command_batch_pkey PRIMARY KEY,
+		device_group text NOT NULL,
+		parameter text NOT NULL,
+		value double precision NOT NULL,
+		rate integer NOT NULL,
+		abort_ratio real,
+		ttl interval,
+		username text NOT NULL,
+		administered boolean NOT NULL,
+		status text NOT NULL DEFAULT 'RUNNING',
+		total integer NOT NULL,
+		ended integer NOT NULL DEFAULT 0,
+		failed integer NOT NULL DEFAULT 0,
+		rated_at timestamptz NOT NULL,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		finished_at timestamptz,
+		CONSTRAINT command_batch_status_check CHECK (status IN
+			('RUNNING', 'PAUSED', 'COMPLETED', 'ABORTED', 'CANCELLED')),
+		CONSTRAINT command_batch_rate_check CHECK (rate BETWEEN 1 AND 10000),
+		CONSTRAINT command_batch_abort_ratio_check CHECK (abort_ratio BETWEEN 0 AND 1)
+	) WITH (fillfactor = 50);
+	CREATE INDEX command_batch_open_idx ON iot.command_batch (command_batch_id)
+		WHERE finished_at IS NULL;
+	CREATE TABLE iot.command_batch_item (
+		command_batch_id uuid NOT NULL CONSTRAINT command_batch_item_command_batch_id_fkey
+			REFERENCES iot.command_batch ON DELETE CASCADE,
+		device_id uuid NOT NULL,
+		position bigint NOT NULL,
+		status text NOT NULL DEFAULT 'WAITING',
+		command_id uuid,
+		error text,
+		sent_at timestamptz,
+		CONSTRAINT command_batch_item_pkey PRIMARY KEY (command_batch_id, device_id),
+		CONSTRAINT command_batch_item_status_check CHECK (status IN
+			('WAITING', 'SENT', 'COMPLETED', 'FAILED', 'CANCELLED'))
+	) WITH (fillfactor = 70);
+	CREATE INDEX command_batch_item_waiting_idx
+		ON iot.command_batch_item (command_batch_id, position) WHERE status = 'WAITING';
+	CREATE INDEX command_batch_item_sent_idx
+		ON iot.command_batch_item (command_batch_id) WHERE status = 'SENT';
 END
 $install$;

@@ -6,6 +6,8 @@ BEGIN
 	ALTER TABLE iot.event ALTER event_id SET DEFAULT iot_internal.uuidv7();
 	ALTER TABLE iot.command ALTER command_id SET DEFAULT iot_internal.uuidv7();
 
+	ALTER TABLE iot.command_batch ALTER command_batch_id SET DEFAULT iot_internal.uuidv7();
+
 	DROP TRIGGER IF EXISTS device_service ON iot.event;
 	CREATE TRIGGER device_service AFTER INSERT ON iot.event FOR EACH ROW
 		WHEN (NEW.type = 'command.value_set' OR NEW.type = 'adapter.value_set_error')
@@ -32,6 +34,21 @@ BEGIN
 		WHERE (SELECT iot_internal.is_admin())
 			OR iot.may(iot_internal.current_username(), d.device_id, 'view');
 	GRANT SELECT ON iot.fleet TO iot_viewer, iot_operator, iot_admin;
+
+	CREATE OR REPLACE VIEW iot.command_batch_progress WITH (security_barrier = true) AS
+		SELECT b.command_batch_id, b.device_group, b.parameter, b.value, b.status, b.username,
+			b.rate, b.total, n.waiting, n.sent, n.completed, n.failed, n.cancelled,
+			b.created_at, b.finished_at
+		FROM iot.command_batch b CROSS JOIN LATERAL (
+			SELECT count(*) FILTER (WHERE i.status = 'WAITING') AS waiting,
+				count(*) FILTER (WHERE i.status = 'SENT') AS sent,
+				count(*) FILTER (WHERE i.status = 'COMPLETED') AS completed,
+				count(*) FILTER (WHERE i.status = 'FAILED') AS failed,
+				count(*) FILTER (WHERE i.status = 'CANCELLED') AS cancelled
+			FROM iot.command_batch_item i WHERE i.command_batch_id = b.command_batch_id) n
+		WHERE iot_internal.may_command_batch(b.command_batch_id, 'view');
+	GRANT SELECT ON iot.command_batch_progress TO iot_viewer, iot_operator, iot_admin;
+	GRANT SELECT ON iot.command_batch, iot.command_batch_item TO iot_admin;
 
 	-- workers write what devices say of themselves, and its events; commands only through functions
 	GRANT SELECT, INSERT, UPDATE ON iot.device_state, iot.sensor_value TO iot_worker;
@@ -85,6 +102,20 @@ BEGIN
 	COMMENT ON COLUMN iot.command.superseded IS 'rolled back, but a newer value stayed';
 	COMMENT ON COLUMN iot.command.late IS 'the device answered after the end';
 	COMMENT ON COLUMN iot.command.deadline IS 'not final by then: ended by a worker';
+	COMMENT ON TABLE iot.command_batch IS 'one value for many devices, rolled out by the notifier';
+	COMMENT ON COLUMN iot.command_batch.rate IS 'commands a second';
+	COMMENT ON COLUMN iot.command_batch.abort_ratio IS
+		'share of failures at which the rest is not sent; NULL for none';
+	COMMENT ON COLUMN iot.command_batch.ttl IS 'time of each command, from when it is sent';
+	COMMENT ON COLUMN iot.command_batch.administered IS
+		'whoever asked administers the platform and passes the check of each device';
+	COMMENT ON COLUMN iot.command_batch.ended IS 'devices whose command is final, failed or not';
+	COMMENT ON COLUMN iot.command_batch.rated_at IS 'up to when the rate has been used';
+	COMMENT ON TABLE iot.command_batch_item IS 'a device of a batch, and its command';
+	COMMENT ON COLUMN iot.command_batch_item.status IS
+		'WAITING, SENT, COMPLETED, FAILED (also rolled back), or CANCELLED before it was sent';
+	COMMENT ON VIEW iot.command_batch_progress IS
+		'batches whose devices the caller may view, with the number of devices by status';
 	COMMENT ON TABLE iot.saga_step IS 'the local transaction of each service for a command';
 END
 $arm$;

@@ -6,6 +6,13 @@ GRANT EXECUTE ON FUNCTION
 	iot.send_command(text, text, double precision, text, double precision, uuid, interval),
 	iot.send_command(text, text, text, text, double precision, uuid, interval)
 	TO iot_operator, iot_admin;
+GRANT EXECUTE ON FUNCTION
+	iot.send_group_command(text, text, double precision, integer, real, interval),
+	iot.pause_group_command(uuid), iot.resume_group_command(uuid), iot.cancel_group_command(uuid)
+	TO iot_operator, iot_admin;
+GRANT EXECUTE ON FUNCTION iot_internal.may_command_batch(uuid, text)
+	TO iot_viewer, iot_operator, iot_admin;
+GRANT EXECUTE ON FUNCTION iot_internal.roll_out(integer) TO iot_worker;
 GRANT EXECUTE ON FUNCTION iot.wait_for_command(uuid, interval), iot.timeline(uuid)
 	TO iot_viewer, iot_operator, iot_admin;
 GRANT EXECUTE ON FUNCTION iot.adapter_poll(text, integer), iot.adapter_sent(uuid),

@@ -28,6 +28,7 @@
 
 PG_FUNCTION_INFO_V1(iot_send_command);
 PG_FUNCTION_INFO_V1(iot_send_command_word);
+PG_FUNCTION_INFO_V1(iot_send_command_as);
 
 /* What a command is sent to, and what the caller wants; pointers live until SPI_finish. */
 typedef struct Request
@@ -325,6 +326,29 @@ announce(const Request *request, const pg_uuid_t *command_id)
 					 iot_payload_end(&payload));
 }
 
+/*
+ * Makes the command of a request that has been looked at, or finds the one that it made before.  A
+ * request that was taken stays taken, whatever became of its device since.
+ */
+static void
+take(const Request *request, pg_uuid_t *command_id)
+{
+	if (request->has_request_id && find_existing(request, command_id))
+		return;
+	if (!request->enabled)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("device \"%s\" is disabled", request->device),
+				 errhint("Set \"enabled\" of its row in iot.device.")));
+	if (insert(request, command_id))
+		announce(request, command_id);
+	else if (!find_existing(request, command_id))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not send command: a concurrent request has the same id"),
+				 errhint("Try again.")));
+}
+
 /* Both forms: device, parameter, value or word, action, expected, request_id, ttl. */
 static Datum
 send_command(FunctionCallInfo fcinfo, bool is_word)
@@ -365,22 +389,7 @@ send_command(FunctionCallInfo fcinfo, bool is_word)
 	check_finite(request.value, "value");
 	check_finite(request.expected, "expected value");
 
-	/* A request that was taken stays taken, whatever became of its device since. */
-	if (!request.has_request_id || !find_existing(&request, command_id))
-	{
-		if (!request.enabled)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("device \"%s\" is disabled", request.device),
-					 errhint("Set \"enabled\" of its row in iot.device.")));
-		if (insert(&request, command_id))
-			announce(&request, command_id);
-		else if (!find_existing(&request, command_id))
-			ereport(ERROR,
-					(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-					 errmsg("could not send command: a concurrent request has the same id"),
-					 errhint("Try again.")));
-	}
+	take(&request, command_id);
 	SPI_finish();
 	PG_RETURN_UUID_P(command_id);
 }
@@ -397,4 +406,36 @@ Datum
 iot_send_command_word(PG_FUNCTION_ARGS)
 {
 	return send_command(fcinfo, true);
+}
+
+/*
+ * iot_internal.send_command_as(username text, device text, parameter text, value double precision,
+ * request_id uuid, ttl interval) returns uuid; VOLATILE.  For a caller that has seen to it that the
+ * user may: nothing is asked here.  Only ttl may be null.
+ */
+Datum
+iot_send_command_as(PG_FUNCTION_ARGS)
+{
+	text	   *parameter;
+	Request		request = {.action = "set", .has_request_id = true};
+	pg_uuid_t  *command_id = palloc(sizeof(pg_uuid_t));
+
+	for (int i = 0; i < 5; i++)
+	{
+		if (PG_ARGISNULL(i))
+			elog(ERROR, "argument %d of a command for another must not be null", i + 1);
+	}
+	request.username = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	parameter = PG_GETARG_TEXT_PP(2);
+	request.value = PG_GETARG_FLOAT8(3);
+	request.request_id = *PG_GETARG_UUID_P(4);
+	request.ttl = PG_ARGISNULL(5) ? NULL : PG_GETARG_INTERVAL_P(5);
+
+	SPI_connect();
+	find_target(PG_GETARG_TEXT_PP(1), parameter, &request);
+	check_parameter(&request, parameter);
+	check_finite(request.value, "value");
+	take(&request, command_id);
+	SPI_finish();
+	PG_RETURN_UUID_P(command_id);
 }
