@@ -149,12 +149,14 @@ BEGIN
 END
 $function$;
 
--- One step, a transaction of some tens of milliseconds; true where another should follow at once.
+-- One step, a transaction of about a tenth of a second; true where another should follow at once.
 -- One session at a time, since whoever had the older snapshot could otherwise write last; who comes
 -- second leaves it to the first.  Waits for no writer of measurements, and lets none wait.
 CREATE OR REPLACE FUNCTION iot_internal.rollup_step(max integer DEFAULT 1000) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
+	-- each can be of 96 minutes, which cost less than to make them anew
+	most_notes integer := greatest(rollup_step.max / 16, 1);
 	notes integer;
 	minutes integer;
 	hours integer;
@@ -165,11 +167,10 @@ BEGIN
 	END IF;
 	-- a transaction whose snapshot is older than the step before fails here
 	UPDATE iot.rollup_state SET stepped_at = clock_timestamp();
-	notes := iot_internal.rollup_take_notes(greatest(rollup_step.max / 4, 1));
+	notes := iot_internal.rollup_take_notes(most_notes);
 	minutes := iot_internal.rollup_minutes(rollup_step.max);
 	hours := iot_internal.rollup_hours(rollup_step.max);
-	RETURN notes >= greatest(rollup_step.max / 4, 1) OR minutes >= rollup_step.max
-		OR hours >= rollup_step.max;
+	RETURN notes >= most_notes OR minutes >= rollup_step.max OR hours >= rollup_step.max;
 END
 $function$;
 COMMENT ON FUNCTION iot_internal.rollup_step(integer) IS
