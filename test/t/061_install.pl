@@ -34,7 +34,7 @@ sub rows_of
 				'SELECT md5(string_agg(t::text, chr(10) ORDER BY t::text)), count(*) FROM %s t',
 				c.oid::regclass), false, true, '')
 		FROM pg_class c WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p')
-			AND c.relname <> ALL (ARRAY['worker', 'maintenance'])
+			AND c.relname <> ALL (ARRAY['worker', 'maintenance', 'rollup_state'])
 		ORDER BY c.oid::regclass::text});
 }
 
