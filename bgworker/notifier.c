@@ -37,6 +37,8 @@
 #define EXPIRE_MAX			1000	/* commands of a sweep */
 #define ROLL_OUT_MAX		200		/* commands of batches, in a transaction */
 #define SILENCE_MAX			1000	/* devices of a sweep */
+#define ALARM_SWEEP_MAX		1000	/* alarm states of a sweep */
+#define ORPHANS_INTERVAL_MS	10000	/* alarms that were opened beside a change of their rule */
 #define PUSH_DUE_MAX		100		/* push deliveries: each is a write for nobody who listens */
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
@@ -67,6 +69,7 @@ typedef struct Notifier
 	bool		webhooks;		/* new deliveries for webhooks were written */
 	int64		swept_at;
 	bool		sweep_again;
+	int64		orphans_at;
 	int64		epoch_at;
 	int64		maintain_looked_at;
 	bool		maintaining;
@@ -85,6 +88,8 @@ static IotPlan notify = {
 };
 static IotPlan skip = {"SELECT iot_internal.notify_skip($1)", 1, {TEXTOID}};
 static IotPlan push_due = {"SELECT iot_internal.push_due($1)", 1, {INT4OID}};
+static IotPlan alarm_sweep = {"SELECT iot_internal.alarm_sweep($1)", 1, {INT4OID}};
+static IotPlan close_orphaned = {"SELECT iot_internal.close_orphaned_alarms()", 0, {0}};
 static IotPlan expire = {"SELECT iot_internal.expire_commands($1)", 1, {INT4OID}};
 static IotPlan list_expired = {
 	"SELECT e.aggregateid, e.payload ->> 'device' FROM iot.event e"
@@ -283,7 +288,7 @@ expire_body(void *arg)
 
 /*
  * What falls due by time alone: commands at their deadline, the next ones of batches, devices that
- * say nothing, push deliveries nobody took.
+ * say nothing, alarms, push deliveries nobody took.
  */
 static void
 sweep(Notifier *notifier)
@@ -307,6 +312,13 @@ sweep(Notifier *notifier)
 		notifier->sweep_again |= DatumGetInt32(answer) >= ROLL_OUT_MAX;
 	if (ask("look for silent devices", 0, &sweep_silence, Int32GetDatum(SILENCE_MAX), &answer))
 		notifier->sweep_again |= DatumGetInt32(answer) != 0;
+	if (ask("judge alarms in silence", 0, &alarm_sweep, Int32GetDatum(ALARM_SWEEP_MAX), &answer))
+		notifier->sweep_again |= DatumGetInt32(answer) >= ALARM_SWEEP_MAX;
+	if (iot_worker_passed(notifier->orphans_at, ORPHANS_INTERVAL_MS))
+	{
+		notifier->orphans_at = iot_worker_clock_ms();
+		(void) ask("close alarms without a rule", 0, &close_orphaned, (Datum) 0, &answer);
+	}
 	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(PUSH_DUE_MAX), &answer))
 		notifier->hint |= DatumGetInt32(answer) > 0;
 }

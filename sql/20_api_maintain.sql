@@ -199,6 +199,14 @@ BEGIN
 				LIMIT batch) AS old
 			WHERE d.seq = old.seq AND d.channel = old.channel AND d.recipient = old.recipient;
 		GET DIAGNOSTICS deleted = ROW_COUNT;
+	ELSIF relation = 'alarm' THEN
+		-- an open one lives on, and a device's clock alone does not make an alarm old
+		DELETE FROM iot.alarm a USING (
+				SELECT o.device_id, o.alarm_id FROM iot.alarm o
+				WHERE o.status = 'CLOSED' AND o.closed_at < before AND o.created_at < before
+				LIMIT batch) AS old
+			WHERE a.device_id = old.device_id AND a.alarm_id = old.alarm_id;
+		GET DIAGNOSTICS deleted = ROW_COUNT;
 	ELSIF relation = 'dead_letter' THEN
 		DELETE FROM iot.dead_letter l USING (
 				SELECT o.dead_letter_id FROM iot.dead_letter o WHERE o.created_at < before
@@ -319,7 +327,7 @@ BEGIN
 					WHERE 'adapter:' || a.adapter_id::text = c.name);
 		DELETE FROM iot.worker w WHERE w.heartbeat_at < now() - interval '1 day';
 		FOREACH relation IN ARRAY
-				ARRAY['command', 'delivery', 'notification', 'dead_letter', 'measurement',
+				ARRAY['command', 'alarm', 'delivery', 'notification', 'dead_letter', 'measurement',
 					'rollup_minute', 'rollup_hour'] LOOP
 			CONTINUE WHEN keeps_rollups AND starts_with(relation, 'rollup');
 			BEGIN

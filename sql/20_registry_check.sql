@@ -471,10 +471,10 @@ CREATE OR REPLACE FUNCTION iot_internal.check_retention() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	IF NEW.relation <> ALL (ARRAY['event', 'measurement', 'rollup_minute', 'rollup_hour', 'command',
-			'notification', 'delivery', 'dead_letter']) THEN
+			'alarm', 'notification', 'delivery', 'dead_letter']) THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('retention knows no table "%s"', NEW.relation),
-			HINT = 'It is for event, measurement, rollup_minute, rollup_hour, command, notification, delivery and dead_letter.';
+			HINT = 'It is for event, measurement, rollup_minute, rollup_hour, command, alarm, notification, delivery and dead_letter.';
 	END IF;
 	IF NEW.keep < interval '1 hour' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',

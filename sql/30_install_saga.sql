@@ -59,6 +59,8 @@ BEGIN
 		desired_version bigint NOT NULL DEFAULT 0,
 		reported double precision,
 		reported_at timestamptz,
+		previous_reported double precision,
+		previous_reported_at timestamptz,
 		CONSTRAINT sensor_value_pkey PRIMARY KEY (device_id, parameter_id),
 		CONSTRAINT sensor_value_sensor_fkey FOREIGN KEY (device_id, parameter_id)
 			REFERENCES iot.sensor ON DELETE CASCADE,

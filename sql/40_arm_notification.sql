@@ -202,6 +202,16 @@ BEGIN
 		('value-refused', 'dm.value_set_error',
 			'{device}: {parameter} cannot be set to {value} {unit}', '{error}', true),
 		('value-rolled-back', 'dm.value_set_cancelled',
-			'{device}: {parameter} was rolled back', '{error}', false);
+			'{device}: {parameter} was rolled back', '{error}', false),
+		('alarm-opened', 'alarm.opened',
+			'{severity} alarm of {device}: {rule}', '{message}', true),
+		('alarm-closed', 'alarm.closed',
+			'{severity} alarm of {device} is over: {rule}', '{reason}', true),
+		('alarm-acknowledged', 'alarm.acknowledged',
+			'{username} acknowledged the {severity} alarm of {device}: {rule}', '{comment}', false),
+		('alarm-assigned', 'alarm.assigned',
+			'{severity} alarm of {device} is assigned to {assignee}: {rule}', '', false),
+		('alarm-commented', 'alarm.commented',
+			'{username} on the {severity} alarm of {device}: {rule}', '{comment}', false);
 END
 $function$;

@@ -18,6 +18,7 @@ BEGIN
 		('rollup_minute', '365 days', NULL, NULL),
 		('rollup_hour', '3650 days', NULL, NULL),
 		('command', '30 days', NULL, NULL),
+		('alarm', '365 days', NULL, NULL),
 		('notification', '30 days', NULL, NULL),
 		('delivery', '30 days', NULL, NULL),
 		('dead_letter', '30 days', NULL, 100000)

@@ -92,6 +92,10 @@ BEGIN
 	COMMENT ON COLUMN iot.sensor_value.desired_version IS 'version of that command';
 	COMMENT ON COLUMN iot.sensor_value.reported IS 'what the device last said';
 	COMMENT ON COLUMN iot.sensor_value.reported_at IS 'the device''s time of reported';
+	COMMENT ON COLUMN iot.sensor_value.previous_reported IS
+		'what the device had said before the last statement that brought something newer';
+	COMMENT ON COLUMN iot.sensor_value.previous_reported_at IS
+		'the device''s time of previous_reported: what is newer, that statement judges';
 	COMMENT ON TABLE iot.command IS 'an order to a device, from request to final status';
 	COMMENT ON COLUMN iot.command.request_id IS 'the caller''s name for the request; repeats make no second command';
 	COMMENT ON COLUMN iot.command.value IS 'the operand as requested';

@@ -6,10 +6,12 @@
  * workers' batches alike.  It keeps the newest row of each sensor and moves the current values on,
  * in the order in which every writer locks them.  A device's time decides, not the order of
  * arrival: what is late is stored and changes nothing but the rollups, for which the minutes of
- * all rows are noted.
+ * all rows are noted.  Alarm rules judge every row that is newer than what was known of its
+ * sensor, in the order of the device's time.
  *
  * Memory is the trigger's per-call context, in proportion to the sensors of the statement and not
- * to its rows.
+ * to its rows; only rows of a sensor with rules that come out of order are kept until they are
+ * sorted.
  */
 #include "postgres.h"
 
@@ -26,6 +28,7 @@
 #include "utils/tuplestore.h"
 #include "utils/uuid.h"
 
+#include "alarm.h"
 #include "measurement_store.h"
 #include "plan.h"
 #include "rollup_note.h"
@@ -43,6 +46,12 @@ typedef struct NewestEntry
 	TimestampTz ts;
 	double		value;
 	TimestampTz noted;			/* its minute that was noted for the rollups last */
+	bool		several;		/* more than this row */
+	bool		ordered;		/* they come in the order of their times */
+	bool		moved;			/* newer than what was known before */
+	TimestampTz after;			/* the time of what was known before */
+	double		before;			/* and its value */
+	IotAlarmWatch *watch;		/* NULL where no rule is about the sensor */
 	uint32		hash;
 	char		status;
 } NewestEntry;
@@ -77,18 +86,44 @@ static IotPlan select_unknown = {
 	" WHERE s.device_id = u.device_id AND s.parameter_id = u.parameter_id) LIMIT 1",
 	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
+#define MOVE_VALUES \
+	"INSERT INTO iot.sensor_value AS v (device_id, parameter_id, value, value_at, source," \
+	" version, last_version, reported, reported_at)" \
+	" SELECT u.device_id, u.parameter_id, u.value, u.ts, 'measurement', 1, 1, u.value, u.ts" \
+	" FROM unnest($1, $2, $3, $4) AS u (device_id, parameter_id, ts, value)" \
+	" ON CONFLICT (device_id, parameter_id) DO UPDATE SET" \
+	" value = excluded.value, value_at = excluded.value_at, source = excluded.source," \
+	" version = v.last_version + 1, last_version = v.last_version + 1," \
+	" reported = excluded.reported, reported_at = excluded.reported_at," \
+	" previous_reported = v.reported, previous_reported_at = v.reported_at" \
+	" WHERE v.reported_at IS NULL OR v.reported_at < excluded.reported_at"
+
 static IotPlan move_values = {
-	"INSERT INTO iot.sensor_value AS v (device_id, parameter_id, value, value_at, source,"
-	" version, last_version, reported, reported_at)"
-	" SELECT u.device_id, u.parameter_id, u.value, u.ts, 'measurement', 1, 1, u.value, u.ts"
-	" FROM unnest($1, $2, $3, $4) AS u (device_id, parameter_id, ts, value)"
-	" ON CONFLICT (device_id, parameter_id) DO UPDATE SET"
-	" value = excluded.value, value_at = excluded.value_at, source = excluded.source,"
-	" version = v.last_version + 1, last_version = v.last_version + 1,"
-	" reported = excluded.reported, reported_at = excluded.reported_at"
-	" WHERE v.reported_at IS NULL OR v.reported_at < excluded.reported_at",
+	MOVE_VALUES, 4, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID}
+};
+static IotPlan move_and_tell = {
+	MOVE_VALUES " RETURNING v.device_id, v.parameter_id, v.previous_reported_at,"
+	" v.previous_reported",
 	4, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID}
 };
+
+/* A row that waits for its turn. */
+typedef struct Point
+{
+	NewestEntry *entry;
+	TimestampTz ts;
+	double		value;
+} Point;
+
+/* The transition table while it is read. */
+typedef struct Rows
+{
+	Tuplestorestate *store;
+	int			pointer;
+	TupleTableSlot *slot;
+	TimestampTz newest_allowed;
+	MeasurementColumns columns;
+} Rows;
 
 static int
 column_number(TupleDesc tupdesc, const char *name, Oid type)
@@ -121,7 +156,18 @@ keep_newest(newest_hash *table, NewestEntry *last, const SensorKey *key, Timesta
 	if (last == NULL || memcmp(&last->key, key, sizeof(SensorKey)) != 0)
 		last = newest_insert(table, *key, &found);
 	if (!found)
+	{
 		last->noted = DT_NOBEGIN;
+		last->several = false;
+		last->ordered = true;
+		last->moved = false;
+		last->watch = NULL;
+	}
+	else
+	{
+		last->several = true;
+		last->ordered = last->ordered && last->ts < ts;
+	}
 	if (!found || last->ts < ts)
 	{
 		last->ts = ts;
@@ -130,55 +176,77 @@ keep_newest(newest_hash *table, NewestEntry *last, const SensorKey *key, Timesta
 	return last;
 }
 
-/* Reads the transition table; a time that is too far ahead is stored, but is nobody's present. */
+/* Opens the transition table, from its beginning. */
 static void
-collect(TriggerData *trigdata, newest_hash *table)
+begin_rows(Rows *rows, TriggerData *trigdata)
 {
 	TupleDesc	tupdesc = RelationGetDescr(trigdata->tg_relation);
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
-	Tuplestorestate *store = trigdata->tg_newtable;
-	TimestampTz newest_allowed = GetCurrentTimestamp() + USECS_PER_DAY;
-	MeasurementColumns columns;
+
+	find_columns(tupdesc, &rows->columns);
+	rows->store = trigdata->tg_newtable;
+	rows->slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsMinimalTuple);
+	rows->newest_allowed = GetCurrentTimestamp() + USECS_PER_DAY;
+	/* other triggers read the same store: each needs a place of its own */
+	rows->pointer = tuplestore_alloc_read_pointer(rows->store, EXEC_FLAG_REWIND);
+	tuplestore_select_read_pointer(rows->store, rows->pointer);
+	tuplestore_rescan(rows->store);
+}
+
+/*
+ * The next row; false at the end.  A time that is too far ahead is stored, but is nobody's
+ * present: it comes as DT_NOBEGIN.  Its minute is told all the same, where minute is given.
+ */
+static bool
+next_row(Rows *rows, SensorKey *key, TimestampTz *ts, double *value, TimestampTz *minute)
+{
+	Datum	   *values;
+
+	CHECK_FOR_INTERRUPTS();
+	if (!tuplestore_gettupleslot(rows->store, true, false, rows->slot))
+		return false;
+	slot_getallattrs(rows->slot);
+	values = rows->slot->tts_values;
+	*ts = DatumGetTimestampTz(values[rows->columns.ts - 1]);
+	if (TIMESTAMP_NOT_FINITE(*ts))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATETIME_FIELD_OVERFLOW),
+				 errmsg("time of a measurement must be finite")));
+	if (minute != NULL)
+		*minute = iot_rollup_minute(*ts);
+	if (*ts > rows->newest_allowed)
+		*ts = DT_NOBEGIN;
+	key->device_id = *DatumGetUUIDP(values[rows->columns.device_id - 1]);
+	key->parameter_id = *DatumGetUUIDP(values[rows->columns.parameter_id - 1]);
+	*value = DatumGetFloat8(values[rows->columns.value - 1]);
+	return true;
+}
+
+/* Finds the newest row of each sensor, and notes all their minutes for the rollups. */
+static void
+collect(Rows *rows, newest_hash *table)
+{
 	NewestEntry *last = NULL;
+	SensorKey	key;
+	TimestampTz ts;
+	TimestampTz minute;
+	double		value;
 	IotRollupNotes notes;
 
-	find_columns(tupdesc, &columns);
 	iot_rollup_notes_init(&notes);
-	/* other triggers read the same store: each needs a place of its own */
-	tuplestore_select_read_pointer(store, tuplestore_alloc_read_pointer(store, EXEC_FLAG_REWIND));
-	tuplestore_rescan(store);
-	while (tuplestore_gettupleslot(store, true, false, slot))
+	while (next_row(rows, &key, &ts, &value, &minute))
 	{
-		SensorKey	key;
-		TimestampTz ts;
-		TimestampTz minute;
-
-		CHECK_FOR_INTERRUPTS();
-		slot_getallattrs(slot);
-		ts = DatumGetTimestampTz(slot->tts_values[columns.ts - 1]);
-		if (TIMESTAMP_NOT_FINITE(ts))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATETIME_FIELD_OVERFLOW),
-					 errmsg("time of a measurement must be finite")));
-		key.device_id = *DatumGetUUIDP(slot->tts_values[columns.device_id - 1]);
-		key.parameter_id = *DatumGetUUIDP(slot->tts_values[columns.parameter_id - 1]);
-		minute = iot_rollup_minute(ts);
-		if (ts > newest_allowed)
-			ts = DT_NOBEGIN;
-		last = keep_newest(table, last, &key, ts,
-						   DatumGetFloat8(slot->tts_values[columns.value - 1]));
+		last = keep_newest(table, last, &key, ts, value);
 		if (last->noted != minute)
 			iot_rollup_notes_add(&notes, &key.device_id, &key.parameter_id, minute);
 		last->noted = minute;
 	}
 	iot_rollup_notes_write(&notes);
-	ExecDropSingleTupleTableSlot(slot);
 }
 
 static int
 compare_entries(const void *a, const void *b)
 {
-	return memcmp(&((const NewestEntry *) a)->key, &((const NewestEntry *) b)->key,
+	return memcmp(&(*(NewestEntry *const *) a)->key, &(*(NewestEntry *const *) b)->key,
 				  sizeof(SensorKey));
 }
 
@@ -202,9 +270,38 @@ check_sensors(Datum *args)
 			 errhint("Insert it into iot.sensor first.")));
 }
 
+/* Notes which values moved on, and from where; entries and rows are in the same order. */
+static void
+note_moved(NewestEntry **entries, int count, uint64 rows)
+{
+	int			at = 0;
+
+	for (uint64 row = 0; row < rows; row++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[row];
+		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
+		SensorKey	key;
+		bool		isnull;
+		Datum		after;
+
+		key.device_id = *DatumGetUUIDP(SPI_getbinval(tuple, tupdesc, 1, &isnull));
+		key.parameter_id = *DatumGetUUIDP(SPI_getbinval(tuple, tupdesc, 2, &isnull));
+		while (at < count && memcmp(&entries[at]->key, &key, sizeof(SensorKey)) != 0)
+			at++;
+		if (at == count)
+			elog(ERROR, "current values were moved out of order");
+		after = SPI_getbinval(tuple, tupdesc, 3, &isnull);
+		entries[at]->moved = true;
+		entries[at]->after = isnull ? DT_NOBEGIN : DatumGetTimestampTz(after);
+		after = SPI_getbinval(tuple, tupdesc, 4, &isnull);
+		entries[at]->before = isnull ? 0 : DatumGetFloat8(after);
+	}
+	SPI_freetuptable(SPI_tuptable);
+}
+
 /* Moves the current values on; entries are in the order of their keys. */
 static void
-store_newest(const NewestEntry *entries, int count)
+store_newest(NewestEntry **entries, int count, bool tell)
 {
 	Datum	   *device_ids = palloc(sizeof(Datum) * count);
 	Datum	   *parameter_ids = palloc(sizeof(Datum) * count);
@@ -215,8 +312,8 @@ store_newest(const NewestEntry *entries, int count)
 
 	for (int i = 0; i < count; i++)
 	{
-		device_ids[i] = UUIDPGetDatum(&entries[i].key.device_id);
-		parameter_ids[i] = UUIDPGetDatum(&entries[i].key.parameter_id);
+		device_ids[i] = UUIDPGetDatum(&entries[i]->key.device_id);
+		parameter_ids[i] = UUIDPGetDatum(&entries[i]->key.parameter_id);
 	}
 	args[0] = PointerGetDatum(construct_array(device_ids, count, UUIDOID, UUID_LEN, false,
 											  TYPALIGN_CHAR));
@@ -226,12 +323,12 @@ store_newest(const NewestEntry *entries, int count)
 		check_sensors(args);
 	for (int i = 0; i < count; i++)
 	{
-		if (TIMESTAMP_IS_NOBEGIN(entries[i].ts))
+		if (TIMESTAMP_IS_NOBEGIN(entries[i]->ts))
 			continue;
 		device_ids[present] = device_ids[i];
 		parameter_ids[present] = parameter_ids[i];
-		times[present] = TimestampTzGetDatum(entries[i].ts);
-		values[present] = Float8GetDatum(entries[i].value);
+		times[present] = TimestampTzGetDatum(entries[i]->ts);
+		values[present] = Float8GetDatum(entries[i]->value);
 		present++;
 	}
 	if (present == 0)
@@ -248,7 +345,103 @@ store_newest(const NewestEntry *entries, int count)
 											  TYPALIGN_DOUBLE));
 	args[3] = PointerGetDatum(construct_array(values, present, FLOAT8OID, sizeof(float8),
 											  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	(void) iot_plan_execute(&move_values, args, NULL);
+	if (tell)
+		note_moved(entries, count, iot_plan_execute(&move_and_tell, args, NULL));
+	else
+		(void) iot_plan_execute(&move_values, args, NULL);
+}
+
+static int
+compare_points(const void *a, const void *b)
+{
+	const Point *left = a;
+	const Point *right = b;
+	int			order = compare_entries(&left->entry, &right->entry);
+
+	if (order == 0 && left->ts != right->ts)
+		order = left->ts < right->ts ? -1 : 1;
+	return order;
+}
+
+/* Judges the rows of sensors that have several, each newer than what was known before. */
+static void
+judge_rows(IotAlarmBatch *alarms, Rows *rows, newest_hash *table)
+{
+	NewestEntry *entry = NULL;
+	Point	   *points = NULL;
+	Size		count = 0;
+	Size		size = 0;
+	SensorKey	key;
+	TimestampTz ts;
+	double		value;
+
+	tuplestore_select_read_pointer(rows->store, rows->pointer);
+	tuplestore_rescan(rows->store);
+	while (next_row(rows, &key, &ts, &value, NULL))
+	{
+		if (entry == NULL || memcmp(&entry->key, &key, sizeof(SensorKey)) != 0)
+			entry = newest_lookup(table, key);
+		if (entry->watch == NULL || !entry->several || ts <= entry->after)
+			continue;
+		if (entry->ordered)
+		{
+			iot_alarm_judge(alarms, entry->watch, ts, value);
+			continue;
+		}
+		if (count == size)
+		{
+			size = Max(size * 2, 64);
+			points = points == NULL ? palloc(sizeof(Point) * size)
+				: repalloc_huge(points, sizeof(Point) * size);
+		}
+		points[count++] = (Point) {entry, ts, value};
+	}
+	if (count > 0)
+		qsort(points, count, sizeof(Point), compare_points);
+	for (Size i = 0; i < count; i++)
+		iot_alarm_judge(alarms, points[i].entry->watch, points[i].ts, points[i].value);
+}
+
+/* What alarm rules say of the values that moved on. */
+static void
+judge(IotAlarmBatch *alarms, Rows *rows, newest_hash *table, NewestEntry **entries, int count)
+{
+	pg_uuid_t  *device_ids = palloc_extended(sizeof(pg_uuid_t) * (count + 1), MCXT_ALLOC_HUGE);
+	pg_uuid_t  *parameter_ids = palloc_extended(sizeof(pg_uuid_t) * (count + 1), MCXT_ALLOC_HUGE);
+	int			moved = 0;
+	bool		several = false;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (!entries[i]->moved)
+			continue;
+		device_ids[moved] = entries[i]->key.device_id;
+		parameter_ids[moved] = entries[i]->key.parameter_id;
+		moved++;
+	}
+	iot_alarm_rules_load_devices(device_ids, parameter_ids, moved);
+	for (int i = 0; i < count; i++)
+	{
+		NewestEntry *entry = entries[i];
+
+		if (!entry->moved)
+			continue;
+		entry->watch = iot_alarm_watch(alarms, &entry->key.device_id, &entry->key.parameter_id);
+		if (entry->watch == NULL)
+			continue;
+		entry->watch->value = entry->before;
+		several = several || entry->several;
+	}
+	iot_alarm_load(alarms);
+	for (int i = 0; i < count; i++)
+	{
+		NewestEntry *entry = entries[i];
+
+		if (entry->watch != NULL && !entry->several)
+			iot_alarm_judge(alarms, entry->watch, entry->ts, entry->value);
+	}
+	if (several)
+		judge_rows(alarms, rows, table);
 }
 
 /* iot_internal.measurement_inserted() returns trigger; after INSERT, for each statement. */
@@ -259,7 +452,9 @@ iot_measurement_inserted_sql(PG_FUNCTION_ARGS)
 	newest_hash *table;
 	newest_iterator iterator;
 	NewestEntry *entry;
-	NewestEntry *entries;
+	NewestEntry **entries;
+	IotAlarmBatch *alarms;
+	Rows		rows;
 	int			count = 0;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) ||
@@ -272,14 +467,24 @@ iot_measurement_inserted_sql(PG_FUNCTION_ARGS)
 		elog(ERROR, "could not connect to the server programming interface");
 
 	table = newest_create(CurrentMemoryContext, 256, NULL);
-	collect(trigdata, table);
-	entries = palloc_extended(sizeof(NewestEntry) * (table->members + 1), MCXT_ALLOC_HUGE);
+	begin_rows(&rows, trigdata);
+	collect(&rows, table);
+	entries = palloc_extended(sizeof(NewestEntry *) * (table->members + 1), MCXT_ALLOC_HUGE);
 	newest_start_iterate(table, &iterator);
 	while ((entry = newest_iterate(table, &iterator)) != NULL)
-		entries[count++] = *entry;
-	qsort(entries, count, sizeof(NewestEntry), compare_entries);
+		entries[count++] = entry;
+	qsort(entries, count, sizeof(NewestEntry *), compare_entries);
 	if (count > 0)
-		store_newest(entries, count);
+	{
+		alarms = iot_alarm_begin();
+		store_newest(entries, count, alarms != NULL);
+		if (alarms != NULL)
+		{
+			judge(alarms, &rows, table, entries, count);
+			iot_alarm_end(alarms);
+		}
+	}
+	ExecDropSingleTupleTableSlot(rows.slot);
 
 	SPI_finish();
 	return PointerGetDatum(NULL);

@@ -25,6 +25,11 @@ SELECT results_eq(
 	$$SELECT event, channel, audience, enabled FROM iot.notification_rule ORDER BY event$$,
 	$$VALUES ('adapter.value_set_error', 'push', 'viewers', true),
 		('adapter.value_set_sent', 'push', 'viewers', true),
+		('alarm.acknowledged', 'push', 'viewers', false),
+		('alarm.assigned', 'push', 'viewers', false),
+		('alarm.closed', 'push', 'viewers', true),
+		('alarm.commented', 'push', 'viewers', false),
+		('alarm.opened', 'push', 'viewers', true),
 		('dm.value_set_cancelled', 'push', 'viewers', false),
 		('dm.value_set_error', 'push', 'viewers', true)$$,
 	'seeded rules');
