@@ -4,7 +4,7 @@
 #   make install    into the server that PG_CONFIG names (programs go beside psql)
 #   make demo       a command travels to a simulated device and comes back over WebSocket
 #   make test       every test, on private servers
-#   make bench      figures beside their limits
+#   make bench      figures beside their limits; BENCH='push command' for some of them
 
 EXTENSION    = iot
 EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" iot.control)
@@ -28,7 +28,7 @@ WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
 DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
 EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
 			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) \
-			   $(wildcard src/core/*.san.[od]) test/fuzz/core test/fuzz/corpus $(BENCH) tmp_check
+			   $(wildcard src/core/*.san.[od]) test/fuzz/core test/fuzz/corpus $(BENCH_PROGRAMS) tmp_check
 
 # fmgr's signatures leave arguments unused, and the server's headers compare signs.
 PG_CFLAGS    = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
@@ -113,18 +113,18 @@ fuzz: test/fuzz/core
 		-max_len=4096 corpus
 
 # Clients and yardsticks of `make bench`.
-BENCH        = test/bench/latency test/bench/fanout_clients test/bench/fanout_server
-$(BENCH): %: %.c test/bench/ws_client.c test/bench/ws_client.h
+BENCH_PROGRAMS = test/bench/latency test/bench/fanout_clients test/bench/fanout_server
+$(BENCH_PROGRAMS): %: %.c test/bench/ws_client.c test/bench/ws_client.h
 	$(CC) $(PROGRAM_CFLAGS) -D_GNU_SOURCE -I$(includedir) -o $@ $(filter %.c,$^) $(LDFLAGS) \
 		-L$(libdir) -lpq -lmosquitto -lwebsockets
-bench-programs: $(BENCH)
+bench-programs: $(BENCH_PROGRAMS)
 
 test:
 	+test/run $(TESTS)
 demo:
 	+test/demo/demo
 bench:
-	+test/bench/bench
+	+test/bench/bench $(BENCH)
 
 .PHONY: install-more uninstall-more stage unit fuzz test demo bench bench-programs
 
