@@ -152,12 +152,12 @@ catchup_send(void)
 		snprintf(until, sizeof(until), "%lld", (long long) client->pending_until);
 		values[2] = until;
 		values[3] = PAGE_ROWS;
-		return pg_send("SELECT * FROM iot_internal.push_pending($1, $2, $3, $4)", 4, values,
-					   pending_page_done, NULL);
+		return pg_send(feed.pg, "SELECT * FROM iot_internal.push_pending($1, $2, $3, $4)", 4,
+					   values, pending_page_done, NULL);
 	}
 	snprintf(after, sizeof(after), "%lld", (long long) page_start(client));
 	values[2] = PAGE_ROWS;
-	return pg_send("SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
+	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
 				   since_page_done, NULL);
 }
 
@@ -237,7 +237,7 @@ page_done(const PGresult *rows, bool pending)
 	client->feed_restart = false;
 	if (rows == NULL)
 	{
-		if (pg_connected())
+		if (pg_connected(feed.pg))
 			client_close(client, CLOSE_INTERNAL, "the database did not answer");
 		else
 			catchup_queue(client);

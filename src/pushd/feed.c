@@ -29,6 +29,24 @@ typedef enum Turn
 	TURN_LIVE, TURN_RECORD, TURN_AUTHORIZE, TURN_PAGE, TURN_SWEEP, N_TURNS
 } Turn;
 
+/*
+ * A session of ours never holds a lock or a snapshot for long.  What was recorded in the last
+ * moments before a crash of the server may be forgotten by it: then a notification is told twice,
+ * never lost, so that a flush for each record would buy nothing.
+ *
+ * The session has a handful of statements, short ones, asked over and over: planning or compiling
+ * them takes longer than they do.  So each is planned once, for tables of any size.
+ */
+static const char setup_sql[] =
+"SET search_path = pg_catalog, pg_temp;"
+"SET statement_timeout = '8s';"
+"SET lock_timeout = '2s';"
+"SET synchronous_commit = off;"
+"SET jit = off;"
+"SET plan_cache_mode = force_generic_plan;"
+"SET enable_seqscan = off;"
+"LISTEN iot_push";
+
 Feed		feed;
 
 static int	last_turn;
@@ -213,8 +231,8 @@ send_authorize(void)
 	feed.asked_client = client;
 	client->feed_asked = true;
 	values[0] = client->claimed->name;
-	return pg_send("SELECT * FROM iot_internal.push_authorize($1)", 1, values, authorize_done,
-				   NULL);
+	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_authorize($1)", 1, values,
+				   authorize_done, NULL);
 }
 
 static void
@@ -242,11 +260,11 @@ hello_done(const PGresult *rows, void *arg)
 {
 	if (rows == NULL)
 	{
-		if (pg_connected())
-			pg_fail("it does not answer as a database with the extension");
+		if (pg_connected(feed.pg))
+			pg_fail(feed.pg, "it does not answer as a database with the extension");
 		return;
 	}
-	pg_healthy();
+	pg_healthy(feed.pg);
 	metrics.database_connects++;
 	feed.ready = true;
 	log_line("database is connected");
@@ -257,13 +275,13 @@ hello_done(const PGresult *rows, void *arg)
 }
 
 /* The session listens: from now on hints come, and what came before is in the tables. */
-void
+static void
 feed_connected(void)
 {
-	(void) pg_send("SELECT * FROM iot_internal.push_hello()", 0, NULL, hello_done, NULL);
+	(void) pg_send(feed.pg, "SELECT * FROM iot_internal.push_hello()", 0, NULL, hello_done, NULL);
 }
 
-void
+static void
 feed_disconnected(void)
 {
 	bool		was_ready = feed.ready;
@@ -279,7 +297,7 @@ feed_disconnected(void)
 }
 
 /* Something may be new, or due again. */
-void
+static void
 feed_hint(void)
 {
 	metrics.hints++;
@@ -292,7 +310,7 @@ feed_hint(void)
 void
 feed_pump(void)
 {
-	for (int i = 0; i < N_TURNS && pg_idle() && feed.ready; i++)
+	for (int i = 0; i < N_TURNS && pg_idle(feed.pg) && feed.ready; i++)
 	{
 		last_turn = (last_turn + 1) % N_TURNS;
 		switch ((Turn) last_turn)
@@ -336,10 +354,30 @@ tick(lws_sorted_usec_list_t *timer)
 	lws_sul_schedule(context, 0, timer, tick, TICK_MS * LWS_US_PER_MS);
 }
 
-void
-feed_start(void)
+static const PgUse feed_use = {
+	.setup = setup_sql,
+	.trouble = "database is away",
+	.connected = feed_connected,
+	.disconnected = feed_disconnected,
+	.hinted = feed_hint,
+	.pump = feed_pump
+};
+
+/* False without memory. */
+bool
+feed_start(const char *conninfo)
 {
+	feed.pg = pg_start(conninfo, &feed_use);
+	if (feed.pg == NULL)
+		return false;
 	lws_sul_schedule(context, 0, &tick_timer, tick, TICK_MS * LWS_US_PER_MS);
+	return true;
+}
+
+void
+feed_stop(void)
+{
+	pg_stop(feed.pg);
 }
 
 /* The client's token is good: is its user? */

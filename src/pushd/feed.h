@@ -7,10 +7,8 @@
 
 #include "pushd/pushd.h"
 
-extern void feed_start(void);
-extern void feed_connected(void);
-extern void feed_disconnected(void);
-extern void feed_hint(void);
+extern bool feed_start(const char *conninfo);
+extern void feed_stop(void);
 extern void feed_pump(void);
 extern bool feed_ready(void);
 extern bool feed_paused(void);

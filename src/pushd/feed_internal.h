@@ -25,6 +25,7 @@ typedef struct ClientQueue
 
 typedef struct Feed
 {
+	Pg		   *pg;
 	bool		ready;			/* the database has told its state since the last connect */
 	bool		known;			/* ... ever */
 	bool		paused;

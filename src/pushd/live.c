@@ -159,7 +159,7 @@ live_send(void)
 		return false;
 	}
 	under_way = true;
-	return pg_send("SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
+	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
 				   live_done, NULL);
 }
 
@@ -180,8 +180,8 @@ live_done(const PGresult *rows, void *arg)
 	if (rows == NULL)
 	{
 		release_asked();
-		if (pg_connected())
-			pg_fail("could not read what is new");
+		if (pg_connected(feed.pg))
+			pg_fail(feed.pg, "could not read what is new");
 		return;
 	}
 	if (feed_take_state(rows))
@@ -223,7 +223,7 @@ sweep_send(void)
 		release_asked();
 		return false;
 	}
-	return pg_send("SELECT * FROM iot_internal.push_pending($1, $2, $3, $4)", 4, values,
+	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_pending($1, $2, $3, $4)", 4, values,
 				   sweep_done, NULL);
 }
 
@@ -233,8 +233,8 @@ sweep_done(const PGresult *rows, void *arg)
 	if (rows == NULL)
 	{
 		release_asked();
-		if (pg_connected())
-			pg_fail("could not read what is pending");
+		if (pg_connected(feed.pg))
+			pg_fail(feed.pg, "could not read what is pending");
 		return;
 	}
 	if (feed_take_state(rows))

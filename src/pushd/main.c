@@ -449,7 +449,7 @@ stop(void)
 		if (lws_service(context, 0) < 0)
 			break;
 	}
-	pg_stop();
+	feed_stop();
 	lws_context_destroy(context);
 	auth_keys_free(keys);
 }
@@ -482,8 +482,8 @@ main(int argc, char **argv)
 	if (!listen_open(options.listen))
 		return 1;
 	clients_start_scan();
-	feed_start();
-	pg_start(options.conninfo);
+	if (!feed_start(options.conninfo))
+		return 1;
 	while (!stop_requested && lws_service(context, 0) >= 0)
 	{
 		if (reload_requested)

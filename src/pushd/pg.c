@@ -1,6 +1,6 @@
 /*
  * pg.c
- *		The connection to the database: one statement at a time, never waiting.
+ *		Connections to the database: one statement at a time on each, never waiting.
  *
  * libpq's socket is adopted by the libwebsockets loop as a duplicate, since the loop closes what
  * it is given and libpq closes its own.  While connecting, libpq may take another socket (the next
@@ -20,31 +20,12 @@
 #include <unistd.h>
 
 #include "core/backoff.h"
-#include "pushd/feed.h"
 #include "pushd/pushd.h"
 
 #define CONNECT_TIMEOUT_US	(10 * LWS_US_PER_SEC)
 #define ANSWER_TIMEOUT_US	(10 * LWS_US_PER_SEC)
 #define BACKOFF_BASE_MS		200
 #define BACKOFF_CAP_MS		5000
-
-/*
- * A session of ours never holds a lock or a snapshot for long.  What was recorded in the last
- * moments before a crash of the server may be forgotten by it: then a notification is told twice,
- * never lost, so that a flush for each record would buy nothing.
- *
- * The session has a handful of statements, short ones, asked over and over: planning or compiling
- * them takes longer than they do.  So each is planned once, for tables of any size.
- */
-static const char setup_sql[] =
-"SET search_path = pg_catalog, pg_temp;"
-"SET statement_timeout = '8s';"
-"SET lock_timeout = '2s';"
-"SET synchronous_commit = off;"
-"SET jit = off;"
-"SET plan_cache_mode = force_generic_plan;"
-"SET enable_seqscan = off;"
-"LISTEN iot_push";
 
 typedef enum PgState
 {
@@ -54,8 +35,9 @@ typedef enum PgState
 	PG_READY
 } PgState;
 
-static struct
+struct Pg
 {
+	const PgUse *use;
 	const char *conninfo;
 	PgState		state;
 	PGconn	   *conn;
@@ -69,11 +51,12 @@ static struct
 	void	   *arg;
 	lws_sorted_usec_list_t timer;	/* next attempt, or the patience with this one */
 	IotBackoff	backoff;
+	char		sqlstate[6];	/* of the statement that failed last */
 	char		last_error[512];
-} pg;
+};
 
 static void connect_start(lws_sorted_usec_list_t *timer);
-static void connect_step(void);
+static void connect_step(Pg *pg);
 
 /*
  * Whether the connection string can be parsed.  One from the command line must not hold a
@@ -104,43 +87,44 @@ pg_check_conninfo(const char *conninfo, bool from_arguments, char *error, size_t
 }
 
 static void
-drop_wsi(void)
+drop_wsi(Pg *pg)
 {
-	struct lws *wsi = pg.wsi;
+	struct lws *wsi = pg->wsi;
 
-	pg.wsi = NULL;
-	pg.socket_inode = 0;
+	pg->wsi = NULL;
+	pg->socket_inode = 0;
 	if (wsi != NULL)
 		lws_set_timeout(wsi, PENDING_TIMEOUT_USER_REASON_BASE, LWS_TO_KILL_ASYNC);
 }
 
 /* Makes the loop watch libpq's present socket. */
 static bool
-watch_socket(void)
+watch_socket(Pg *pg)
 {
 	lws_sock_file_fd_type fd;
 	struct stat st;
 
-	if (fstat(PQsocket(pg.conn), &st) != 0)
+	if (fstat(PQsocket(pg->conn), &st) != 0)
 		return false;
-	if (pg.wsi != NULL && st.st_ino == pg.socket_inode)
+	if (pg->wsi != NULL && st.st_ino == pg->socket_inode)
 		return true;
-	drop_wsi();
-	fd.filefd = fcntl(PQsocket(pg.conn), F_DUPFD_CLOEXEC, 0);
+	drop_wsi(pg);
+	fd.filefd = fcntl(PQsocket(pg->conn), F_DUPFD_CLOEXEC, 0);
 	if (fd.filefd < 0)
 		return false;
-	pg.wsi = lws_adopt_descriptor_vhost(vhost, LWS_ADOPT_RAW_FILE_DESC, fd, "iot-pg", NULL);
-	if (pg.wsi == NULL)
+	pg->wsi = lws_adopt_descriptor_vhost(vhost, LWS_ADOPT_RAW_FILE_DESC, fd, "iot-pg", NULL);
+	if (pg->wsi == NULL)
 		return false;
-	pg.socket_inode = st.st_ino;
+	lws_set_opaque_user_data(pg->wsi, pg);
+	pg->socket_inode = st.st_ino;
 	return true;
 }
 
 /* Tells a reason once, until another takes its place or the database is back. */
 static void
-log_error(const char *why)
+log_error(Pg *pg, const char *why)
 {
-	char		line[sizeof(pg.last_error)];
+	char		line[sizeof(pg->last_error)];
 
 	snprintf(line, sizeof(line), "%s", why);
 	for (char *p = line; *p != '\0'; p++)
@@ -148,107 +132,110 @@ log_error(const char *why)
 		if (*p == '\n')
 			*p = p[1] == '\0' ? '\0' : ' ';
 	}
-	if (strcmp(line, pg.last_error) == 0)
+	if (strcmp(line, pg->last_error) == 0)
 		return;
-	strcpy(pg.last_error, line);
-	log_line("database is away: %s", line);
+	strcpy(pg->last_error, line);
+	log_line("%s: %s", pg->use->trouble, line);
 }
 
 /* Gives the connection up, tells whoever waits for an answer, and comes back later. */
 void
-pg_fail(const char *why)
+pg_fail(Pg *pg, const char *why)
 {
-	PgDone		done = pg.done;
+	PgDone		done = pg->done;
 
-	if (pg.state == PG_AWAY)
+	if (pg->state == PG_AWAY)
 		return;
-	log_error(why);
-	pg.state = PG_AWAY;
-	drop_wsi();
-	PQfinish(pg.conn);
-	pg.conn = NULL;
-	PQclear(pg.rows);
-	pg.rows = NULL;
-	pg.failed = false;
-	pg.busy = false;
-	pg.done = NULL;
-	feed_disconnected();
+	log_error(pg, why);
+	pg->state = PG_AWAY;
+	drop_wsi(pg);
+	PQfinish(pg->conn);
+	pg->conn = NULL;
+	PQclear(pg->rows);
+	pg->rows = NULL;
+	pg->failed = false;
+	pg->busy = false;
+	pg->done = NULL;
+	pg->use->disconnected();
 	if (done != NULL)
-		done(NULL, pg.arg);
+		done(NULL, pg->arg);
 	if (!stopping)
-		lws_sul_schedule(context, 0, &pg.timer, connect_start,
-						 (lws_usec_t) iot_backoff_next(&pg.backoff) * LWS_US_PER_MS);
+		lws_sul_schedule(context, 0, &pg->timer, connect_start,
+						 (lws_usec_t) iot_backoff_next(&pg->backoff) * LWS_US_PER_MS);
 }
 
 static void
 attempt_expired(lws_sorted_usec_list_t *timer)
 {
-	pg_fail(pg.state == PG_READY ? "a statement was not answered in time"
+	Pg		   *pg = lws_container_of(timer, Pg, timer);
+
+	pg_fail(pg, pg->state == PG_READY ? "a statement was not answered in time"
 			: "timeout expired while connecting");
 }
 
 static void
 connect_start(lws_sorted_usec_list_t *timer)
 {
+	Pg		   *pg = lws_container_of(timer, Pg, timer);
 	const char *keywords[] = {"application_name", "tcp_user_timeout", "dbname",
 	"client_encoding", NULL};
-	const char *values[] = {"iot-pushd", "15000", pg.conninfo, "UTF8", NULL};
+	const char *values[] = {"iot-pushd", "15000", pg->conninfo, "UTF8", NULL};
 
-	pg.state = PG_CONNECTING;
-	pg.conn = PQconnectStartParams(keywords, values, 1);
-	if (pg.conn == NULL || PQstatus(pg.conn) == CONNECTION_BAD)
+	pg->state = PG_CONNECTING;
+	pg->conn = PQconnectStartParams(keywords, values, 1);
+	if (pg->conn == NULL || PQstatus(pg->conn) == CONNECTION_BAD)
 	{
-		pg_fail(pg.conn != NULL ? PQerrorMessage(pg.conn) : "out of memory");
+		pg_fail(pg, pg->conn != NULL ? PQerrorMessage(pg->conn) : "out of memory");
 		return;
 	}
-	lws_sul_schedule(context, 0, &pg.timer, attempt_expired, CONNECT_TIMEOUT_US);
-	pg.poll = PGRES_POLLING_WRITING;	/* as libpq wants it after the start */
-	if (!watch_socket())
+	lws_sul_schedule(context, 0, &pg->timer, attempt_expired, CONNECT_TIMEOUT_US);
+	pg->poll = PGRES_POLLING_WRITING;	/* as libpq wants it after the start */
+	if (!watch_socket(pg))
 	{
-		pg_fail("could not watch its socket");
+		pg_fail(pg, "could not watch its socket");
 		return;
 	}
-	lws_callback_on_writable(pg.wsi);
+	lws_callback_on_writable(pg->wsi);
 }
 
 static void
-flush(void)
+flush(Pg *pg)
 {
-	int			left = PQflush(pg.conn);
+	int			left = PQflush(pg->conn);
 
 	if (left < 0)
-		pg_fail(PQerrorMessage(pg.conn));
+		pg_fail(pg, PQerrorMessage(pg->conn));
 	else if (left > 0)
-		lws_callback_on_writable(pg.wsi);
+		lws_callback_on_writable(pg->wsi);
 }
 
 static void
-connect_step(void)
+connect_step(Pg *pg)
 {
-	pg.poll = PQconnectPoll(pg.conn);
-	if (pg.poll == PGRES_POLLING_FAILED)
+	pg->poll = PQconnectPoll(pg->conn);
+	if (pg->poll == PGRES_POLLING_FAILED)
 	{
-		pg_fail(PQerrorMessage(pg.conn));
+		pg_fail(pg, PQerrorMessage(pg->conn));
 		return;
 	}
-	if (!watch_socket())
+	if (!watch_socket(pg))
 	{
-		pg_fail("could not watch its socket");
+		pg_fail(pg, "could not watch its socket");
 		return;
 	}
-	if (pg.poll == PGRES_POLLING_WRITING)
-		lws_callback_on_writable(pg.wsi);
-	if (pg.poll != PGRES_POLLING_OK)
+	if (pg->poll == PGRES_POLLING_WRITING)
+		lws_callback_on_writable(pg->wsi);
+	if (pg->poll != PGRES_POLLING_OK)
 		return;
 
-	pg.state = PG_SETUP;
-	pg.busy = true;
-	if (PQsetnonblocking(pg.conn, 1) != 0 || !PQsendQuery(pg.conn, setup_sql))
+	pg->state = PG_SETUP;
+	pg->busy = true;
+	if (PQsetnonblocking(pg->conn, 1) != 0 || !PQsendQuery(pg->conn, pg->use->setup))
 	{
-		pg_fail(PQerrorMessage(pg.conn));
+		pg_fail(pg, PQerrorMessage(pg->conn));
 		return;
 	}
-	flush();
+	flush(pg);
 }
 
 /*
@@ -256,24 +243,28 @@ connect_step(void)
  * error is logged here, and the owner gets NULL.
  */
 static void
-take_results(void)
+take_results(Pg *pg)
 {
-	while (pg.state >= PG_SETUP && pg.busy && !PQisBusy(pg.conn))
+	while (pg->state >= PG_SETUP && pg->busy && !PQisBusy(pg->conn))
 	{
-		PGresult   *result = PQgetResult(pg.conn);
+		PGresult   *result = PQgetResult(pg->conn);
 		ExecStatusType status = PQresultStatus(result);
-		PgDone		done = pg.done;
+		PgDone		done = pg->done;
 
 		if (result != NULL)
 		{
-			if (status == PGRES_TUPLES_OK && pg.rows == NULL)
-				pg.rows = result;
+			if (status == PGRES_TUPLES_OK && pg->rows == NULL)
+				pg->rows = result;
 			else
 			{
 				if (status != PGRES_COMMAND_OK && status != PGRES_TUPLES_OK)
 				{
-					pg.failed = true;
-					log_error(PQresultErrorMessage(result));
+					const char *sqlstate = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+					pg->failed = true;
+					snprintf(pg->sqlstate, sizeof(pg->sqlstate), "%s",
+							 sqlstate != NULL ? sqlstate : "");
+					log_error(pg, PQresultErrorMessage(result));
 				}
 				PQclear(result);
 			}
@@ -281,88 +272,92 @@ take_results(void)
 		}
 
 		/* the statement is complete */
-		lws_sul_cancel(&pg.timer);
-		if (pg.state == PG_SETUP)
+		lws_sul_cancel(&pg->timer);
+		if (pg->state == PG_SETUP)
 		{
-			if (pg.failed)
+			if (pg->failed)
 			{
-				pg_fail(pg.last_error);
+				pg_fail(pg, pg->last_error);
 				return;
 			}
-			pg.busy = false;
-			pg.state = PG_READY;
-			feed_connected();
+			pg->busy = false;
+			pg->state = PG_READY;
+			pg->use->connected();
 			continue;
 		}
-		result = pg.failed ? NULL : pg.rows;
-		if (pg.failed)
-			PQclear(pg.rows);
-		pg.rows = NULL;
-		pg.failed = false;
-		pg.busy = false;
-		pg.done = NULL;
+		result = pg->failed ? NULL : pg->rows;
+		if (pg->failed)
+			PQclear(pg->rows);
+		pg->rows = NULL;
+		pg->failed = false;
+		pg->busy = false;
+		pg->done = NULL;
 		if (done != NULL)
-			done(result, pg.arg);
+			done(result, pg->arg);
 		PQclear(result);
 	}
 }
 
 static void
-read_socket(void)
+read_socket(Pg *pg)
 {
 	PGnotify   *notify;
 	bool		hinted = false;
 
-	if (!PQconsumeInput(pg.conn))
+	if (!PQconsumeInput(pg->conn))
 	{
-		pg_fail(PQerrorMessage(pg.conn));
+		pg_fail(pg, PQerrorMessage(pg->conn));
 		return;
 	}
-	take_results();
-	if (pg.state != PG_READY)
+	take_results(pg);
+	if (pg->state != PG_READY)
 		return;
-	while ((notify = PQnotifies(pg.conn)) != NULL)
+	while ((notify = PQnotifies(pg->conn)) != NULL)
 	{
 		hinted = true;
 		PQfreemem(notify);
 	}
-	if (hinted)
-		feed_hint();
-	feed_pump();
+	if (hinted && pg->use->hinted != NULL)
+		pg->use->hinted();
+	pg->use->pump();
 }
 
 /* Of the duplicate of libpq's socket; one that is no longer ours is closed by its next event. */
 int
 pg_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
 {
+	Pg		   *pg = lws_get_opaque_user_data(wsi);
+
+	if (pg == NULL)
+		return 0;				/* not ours yet */
 	switch (reason)
 	{
 		case LWS_CALLBACK_RAW_RX_FILE:
-			if (wsi != pg.wsi)
+			if (wsi != pg->wsi)
 				return -1;
-			if (pg.state != PG_CONNECTING)
-				read_socket();
-			else if (pg.poll == PGRES_POLLING_READING)
-				connect_step();
+			if (pg->state != PG_CONNECTING)
+				read_socket(pg);
+			else if (pg->poll == PGRES_POLLING_READING)
+				connect_step(pg);
 			break;
 		case LWS_CALLBACK_RAW_WRITEABLE_FILE:
-			if (wsi != pg.wsi)
+			if (wsi != pg->wsi)
 				return -1;
-			if (pg.state != PG_CONNECTING)
-				flush();
-			else if (pg.poll == PGRES_POLLING_WRITING)
-				connect_step();
+			if (pg->state != PG_CONNECTING)
+				flush(pg);
+			else if (pg->poll == PGRES_POLLING_WRITING)
+				connect_step(pg);
 			break;
 		case LWS_CALLBACK_RAW_CLOSE_FILE:
-			if (wsi != pg.wsi)
+			if (wsi != pg->wsi)
 				break;
 			/* hung up before libpq could say why; it has more hosts to try while connecting */
-			pg.wsi = NULL;
-			pg.socket_inode = 0;
-			if (pg.state == PG_CONNECTING)
-				connect_step();
-			else if (pg.state != PG_AWAY)
-				pg_fail("server closed the connection");
+			pg->wsi = NULL;
+			pg->socket_inode = 0;
+			if (pg->state == PG_CONNECTING)
+				connect_step(pg);
+			else if (pg->state != PG_AWAY)
+				pg_fail(pg, "server closed the connection");
 			break;
 		default:
 			break;
@@ -370,44 +365,58 @@ pg_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void 
 	return 0;
 }
 
-void
-pg_start(const char *conninfo)
+/* A connection that is tried until it is there; NULL without memory. */
+Pg *
+pg_start(const char *conninfo, const PgUse *use)
 {
-	pg.conninfo = conninfo;
-	iot_backoff_init(&pg.backoff, BACKOFF_BASE_MS, BACKOFF_CAP_MS,
-					 (uint64_t) getpid() ^ (uint64_t) lws_now_usecs());
-	lws_sul_schedule(context, 0, &pg.timer, connect_start, 1);
+	Pg		   *pg = calloc(1, sizeof(Pg));
+
+	if (pg == NULL)
+		return NULL;
+	pg->use = use;
+	pg->conninfo = conninfo;
+	iot_backoff_init(&pg->backoff, BACKOFF_BASE_MS, BACKOFF_CAP_MS,
+					 (uint64_t) getpid() ^ (uint64_t) lws_now_usecs() ^ (uintptr_t) pg);
+	lws_sul_schedule(context, 0, &pg->timer, connect_start, 1);
+	return pg;
 }
 
 /* Closes the connection for good. */
 void
-pg_stop(void)
+pg_stop(Pg *pg)
 {
-	lws_sul_cancel(&pg.timer);
-	drop_wsi();
-	PQfinish(pg.conn);
-	pg.conn = NULL;
-	pg.state = PG_AWAY;
+	lws_sul_cancel(&pg->timer);
+	drop_wsi(pg);
+	PQfinish(pg->conn);
+	pg->conn = NULL;
+	pg->state = PG_AWAY;
 }
 
 bool
-pg_connected(void)
+pg_connected(const Pg *pg)
 {
-	return pg.state == PG_READY;
+	return pg->state == PG_READY;
 }
 
 bool
-pg_idle(void)
+pg_idle(const Pg *pg)
 {
-	return pg.state == PG_READY && !pg.busy;
+	return pg->state == PG_READY && !pg->busy;
+}
+
+/* SQLSTATE of the statement that failed last; for its owner, when it is told. */
+const char *
+pg_sqlstate(const Pg *pg)
+{
+	return pg->sqlstate;
 }
 
 /* To be called when the database has answered as it should: ends an outage. */
 void
-pg_healthy(void)
+pg_healthy(Pg *pg)
 {
-	iot_backoff_reset(&pg.backoff);
-	pg.last_error[0] = '\0';
+	iot_backoff_reset(&pg->backoff);
+	pg->last_error[0] = '\0';
 }
 
 /*
@@ -416,18 +425,19 @@ pg_healthy(void)
  * whom he asks can always forget it there.
  */
 bool
-pg_send(const char *sql, int n_params, const char *const *values, PgDone done, void *arg)
+pg_send(Pg *pg, const char *sql, int n_params, const char *const *values, PgDone done, void *arg)
 {
-	pg.busy = true;
-	pg.done = done;
-	pg.arg = arg;
-	if (!PQsendQueryParams(pg.conn, sql, n_params, NULL, values, NULL, NULL, 0))
+	pg->busy = true;
+	pg->done = done;
+	pg->arg = arg;
+	pg->sqlstate[0] = '\0';
+	if (!PQsendQueryParams(pg->conn, sql, n_params, NULL, values, NULL, NULL, 0))
 	{
-		pg_fail(PQerrorMessage(pg.conn));
+		pg_fail(pg, PQerrorMessage(pg->conn));
 		return false;
 	}
-	lws_sul_schedule(context, 0, &pg.timer, attempt_expired, ANSWER_TIMEOUT_US);
-	flush();
+	lws_sul_schedule(context, 0, &pg->timer, attempt_expired, ANSWER_TIMEOUT_US);
+	flush(pg);
 	return true;
 }
 

@@ -1,6 +1,6 @@
 /*
  * pg.h
- *		The connection to the database: one statement at a time, never waiting.
+ *		Connections to the database: one statement at a time on each, never waiting.
  */
 #ifndef IOT_PUSHD_PG_H
 #define IOT_PUSHD_PG_H
@@ -20,19 +20,33 @@ typedef struct PgArray
 	bool		failed;			/* there was no memory: do not use it */
 } PgArray;
 
+typedef struct Pg Pg;
+
+/* What a connection is for, and who is told of it. */
+typedef struct PgUse
+{
+	const char *setup;			/* statements that begin a session */
+	const char *trouble;		/* begins a line of the log about an error */
+	void		(*connected) (void);
+	void		(*disconnected) (void);
+	void		(*hinted) (void);	/* a NOTIFY came; or NULL */
+	void		(*pump) (void);		/* another statement may be sent */
+} PgUse;
+
 /* Gets the rows, or NULL where the statement failed or the connection is gone. */
 typedef void (*PgDone) (const PGresult *rows, void *arg);
 
 extern bool pg_check_conninfo(const char *conninfo, bool from_arguments, char *error,
 							  size_t error_size);
-extern void pg_start(const char *conninfo);
-extern void pg_stop(void);
-extern bool pg_connected(void);
-extern bool pg_idle(void);
-extern bool pg_send(const char *sql, int n_params, const char *const *values, PgDone done,
-					void *arg);
-extern void pg_fail(const char *why);
-extern void pg_healthy(void);
+extern Pg  *pg_start(const char *conninfo, const PgUse *use);
+extern void pg_stop(Pg *pg);
+extern bool pg_connected(const Pg *pg);
+extern bool pg_idle(const Pg *pg);
+extern bool pg_send(Pg *pg, const char *sql, int n_params, const char *const *values,
+					PgDone done, void *arg);
+extern const char *pg_sqlstate(const Pg *pg);
+extern void pg_fail(Pg *pg, const char *why);
+extern void pg_healthy(Pg *pg);
 extern int	pg_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
 						size_t len);
 

@@ -6,7 +6,7 @@
  * The daemon is one thread in one libwebsockets loop.  main.c reads the settings, listen.c
  * accepts, http.c reads a request's head and answer.c answers it, client.c owns connections, user.c
  * knows whose they are, queue.c holds what waits for them, frame.c reads frames, auth.c judges
- * tokens, protocol.c understands what clients say, pg.c owns the database connection, and feed.c
+ * tokens, protocol.c understands what clients say, pg.c connects to the database, and feed.c
  * decides what is asked there: live.c what is new, catchup.c what one client missed, record.c what
  * was taken.
  */

@@ -57,7 +57,8 @@ record_send(void)
 	values[1] = pg_array_end(&names);
 	if (values[0] == NULL || values[1] == NULL)
 		return false;
-	return pg_send("SELECT iot_internal.push_delivered($1, $2)", 2, values, record_done, NULL);
+	return pg_send(feed.pg, "SELECT iot_internal.push_delivered($1, $2)", 2, values, record_done,
+				   NULL);
 }
 
 static void
@@ -67,8 +68,8 @@ record_done(const PGresult *rows, void *arg)
 	{
 		/* they stay, to be recorded over the next connection */
 		sending = 0;
-		if (pg_connected())
-			pg_fail("could not record deliveries");
+		if (pg_connected(feed.pg))
+			pg_fail(feed.pg, "could not record deliveries");
 		return;
 	}
 	metrics.deliveries_recorded += (uint64_t) feed_int(rows, 0, 0);

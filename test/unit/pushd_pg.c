@@ -40,9 +40,12 @@ PGnotify   *PQnotifies(PGconn *conn) { return NULL; }
 PGresult   *PQgetResult(PGconn *conn) { return NULL; }
 ExecStatusType PQresultStatus(const PGresult *res) { return PGRES_FATAL_ERROR; }
 char	   *PQresultErrorMessage(const PGresult *res) { return message; }
+char	   *PQresultErrorField(const PGresult *res, int fieldcode) { return NULL; }
 void		PQclear(PGresult *res) { }
 
 /* the loop */
+void	   *lws_get_opaque_user_data(const struct lws *wsi) { return NULL; }
+void		lws_set_opaque_user_data(struct lws *wsi, void *data) { }
 void		lws_set_timeout(struct lws *wsi, enum pending_timeout reason, int secs) { }
 struct lws *lws_adopt_descriptor_vhost(struct lws_vhost *vh, lws_adoption_type type,
 									   lws_sock_file_fd_type fd, const char *protocol,
@@ -55,17 +58,21 @@ void		lws_sul_cancel(lws_sorted_usec_list_t *sul) { }
 
 /* the rest of the daemon */
 void		log_line(const char *format,...) { }
-void		feed_connected(void) { }
-void		feed_disconnected(void) { disconnects++; }
-void		feed_hint(void) { }
-void		feed_pump(void) { }
+static void nothing(void) { }
+static void count_disconnect(void) { disconnects++; }
+
+static const PgUse use = {
+	.setup = "", .trouble = "", .connected = nothing, .disconnected = count_disconnect,
+	.hinted = nothing, .pump = nothing
+};
+static Pg	pg;
 
 static void
 answered(const PGresult *rows, void *arg)
 {
 	assert_null(rows);
 	assert_ptr_equal(arg, &answers);
-	assert_false(pg_connected());
+	assert_false(pg_connected(&pg));
 	answers++;
 }
 
@@ -73,6 +80,7 @@ static int
 connected(void **state)
 {
 	memset(&pg, 0, sizeof(pg));
+	pg.use = &use;
 	pg.state = PG_READY;
 	answers = disconnects = 0;
 	sends = 1;
@@ -84,11 +92,11 @@ static void
 refused_at_once(void **state)
 {
 	sends = 0;
-	assert_true(pg_idle());
-	assert_false(pg_send("SELECT 1", 0, NULL, answered, &answers));
+	assert_true(pg_idle(&pg));
+	assert_false(pg_send(&pg, "SELECT 1", 0, NULL, answered, &answers));
 	assert_int_equal(answers, 1);
 	assert_int_equal(disconnects, 1);
-	pg_fail("again");
+	pg_fail(&pg, "again");
 	assert_int_equal(answers, 1);
 }
 
@@ -96,7 +104,7 @@ static void
 lost_while_sending(void **state)
 {
 	flushes = -1;
-	(void) pg_send("SELECT 1", 0, NULL, answered, &answers);
+	(void) pg_send(&pg, "SELECT 1", 0, NULL, answered, &answers);
 	assert_int_equal(answers, 1);
 	assert_int_equal(disconnects, 1);
 }
@@ -104,10 +112,10 @@ lost_while_sending(void **state)
 static void
 lost_while_waiting(void **state)
 {
-	assert_true(pg_send("SELECT 1", 0, NULL, answered, &answers));
+	assert_true(pg_send(&pg, "SELECT 1", 0, NULL, answered, &answers));
 	assert_int_equal(answers, 0);
-	assert_false(pg_idle());
-	read_socket();
+	assert_false(pg_idle(&pg));
+	read_socket(&pg);
 	assert_int_equal(answers, 1);
 	assert_int_equal(disconnects, 1);
 }
