@@ -66,8 +66,8 @@ $(WORKER)$(DLSUFFIX): $(WORKER_OBJS)
 iot-pushd: $(PUSHD_OBJS) $(CORE_OBJS)
 	$(CC) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -lwslay -ljwt -lcjson -lcrypto -lm
 
-iot-token: src/pushd/token.o src/pushd/keyfile.o
-	$(CC) $^ $(LDFLAGS) -o $@ -ljwt
+iot-token: src/pushd/token.o $(CORE_OBJS)
+	$(CC) $^ $(LDFLAGS) -o $@ -ljwt -lcjson -lm
 
 $(SIM): $(SIM_OBJS) $(CORE_OBJS)
 	$(CC) $^ $(LDFLAGS) -o $@ -lmosquitto -lcjson -lm

@@ -98,9 +98,12 @@ BEGIN
 		app_user_id uuid CONSTRAINT app_user_pkey PRIMARY KEY,
 		username text NOT NULL CONSTRAINT app_user_username_key UNIQUE,
 		email text,
+		role text NOT NULL DEFAULT 'iot_operator',
 		enabled boolean NOT NULL DEFAULT true,
+		tokens_valid_from timestamptz,
 		created_at timestamptz NOT NULL DEFAULT now(),
-		CONSTRAINT app_user_username_check CHECK (username ~ '^[^[:cntrl:]*]{1,128}$')
+		CONSTRAINT app_user_username_check CHECK (username ~ '^[^[:cntrl:]*]{1,128}$'),
+		CONSTRAINT app_user_role_check CHECK (role IN ('iot_viewer', 'iot_operator', 'iot_admin'))
 	);
 	CREATE TABLE iot.user_group (
 		user_group_id uuid CONSTRAINT user_group_pkey PRIMARY KEY,

@@ -57,6 +57,11 @@ BEGIN
 	COMMENT ON TABLE iot.device IS 'a thing that reports and takes commands; its name is that in topics';
 	COMMENT ON TABLE iot.sensor IS 'one parameter of one device, with bounds and words of its own';
 	COMMENT ON TABLE iot.app_user IS 'people and programs that are not roles of the server';
+	COMMENT ON COLUMN iot.app_user.role IS
+		'the role that PostgREST takes on for the user: iot_viewer, iot_operator or iot_admin';
+	COMMENT ON COLUMN iot.app_user.enabled IS 'a user who is not may nothing, whatever token he has';
+	COMMENT ON COLUMN iot.app_user.tokens_valid_from IS
+		'tokens issued earlier are refused, and those that do not say when; NULL: none is';
 	COMMENT ON TABLE iot.user_group IS 'users with the same rights';
 	COMMENT ON TABLE iot.user_group_member IS 'who is in which user group';
 	COMMENT ON TABLE iot.access_grant IS

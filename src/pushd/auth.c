@@ -21,8 +21,8 @@
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 
+#include "core/keyfile.h"
 #include "core/utf8.h"
-#include "pushd/keyfile.h"
 
 #define NBF_LEEWAY		5		/* seconds that a signer's clock may be ahead of ours */
 #define MIN_RSA_BITS	2048
@@ -102,9 +102,9 @@ algorithm_of_pem(const char *pem, const char **why)
 bool
 auth_keys_add_file(AuthKeys *keys, const char *path, char *error, size_t error_size)
 {
-	KeyFile		file;
+	IotKeyFile	file;
 
-	if (!keyfile_read(&file, path, error, error_size))
+	if (!iot_keyfile_read(&file, path, error, error_size))
 		return false;
 	for (int i = 0; i < file.count; i++)
 	{
@@ -120,14 +120,14 @@ auth_keys_add_file(AuthKeys *keys, const char *path, char *error, size_t error_s
 		if (alg == JWT_ALG_NONE || (key->bytes = (unsigned char *) strdup(file.item[i])) == NULL)
 		{
 			snprintf(error, error_size, "key file \"%s\" %s", path, why);
-			keyfile_free(&file);
+			iot_keyfile_free(&file);
 			return false;
 		}
 		key->alg = alg;
 		key->len = (int) strlen(file.item[i]);
 		keys->count++;
 	}
-	keyfile_free(&file);
+	iot_keyfile_free(&file);
 	return true;
 }
 

@@ -14,7 +14,7 @@
 
 #include <jwt.h>
 
-#include "pushd/keyfile.h"
+#include "core/keyfile.h"
 
 #define DEFAULT_TTL 3600
 
@@ -65,7 +65,7 @@ main(int argc, char **argv)
 	char		error[512];
 	char	   *end;
 	char	   *token = NULL;
-	KeyFile		file;
+	IotKeyFile	file;
 	jwt_t	   *jwt = NULL;
 	int			c;
 
@@ -107,7 +107,7 @@ main(int argc, char **argv)
 		usage(stderr);
 		return 2;
 	}
-	if (!keyfile_read(&file, path, error, sizeof(error)))
+	if (!iot_keyfile_read(&file, path, error, sizeof(error)))
 	{
 		fprintf(stderr, "iot-token: %s\n", error);
 		return 1;
@@ -115,7 +115,7 @@ main(int argc, char **argv)
 	if (file.is_pem)
 	{
 		fprintf(stderr, "iot-token: key file \"%s\" holds public keys, which cannot sign\n", path);
-		keyfile_free(&file);
+		iot_keyfile_free(&file);
 		return 1;
 	}
 	if (jwt_new(&jwt) == 0 &&
@@ -123,7 +123,7 @@ main(int argc, char **argv)
 					(int) strlen(file.item[0])) == 0 &&
 		add_claims(jwt, user, audience, role, ttl) == 0)
 		token = jwt_encode_str(jwt);
-	keyfile_free(&file);
+	iot_keyfile_free(&file);
 	jwt_free(jwt);
 	if (token == NULL)
 	{

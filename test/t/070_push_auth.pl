@@ -14,6 +14,9 @@ use IotTest;
 use IotNotify;
 use IotWebSocket;
 
+# keys are for nobody else
+umask 0077;
+
 my $iot = IotTest->new('main', databases => '');
 setup_push($iot);
 my $dir = PostgreSQL::Test::Utils::tempdir('keys');
@@ -247,10 +250,11 @@ ok($open->close, 'an open connection outlives its key');
 # bad files, told at the start
 sub key_error
 {
-	my ($content, $pattern, $what) = @_;
+	my ($content, $pattern, $what, $mode) = @_;
 
 	unlink "$dir/bad";
 	PostgreSQL::Test::Utils::append_to_file("$dir/bad", $content) if defined $content;
+	chmod $mode, "$dir/bad" if $mode;
 	my ($out, $err);
 	IPC::Run::run([ IotTest::program('iot-pushd'), '--listen', '127.0.0.1:0', '--conninfo',
 			'dbname=none', '--jwt-key-file', "$dir/bad" ], '>', \$out, '2>', \$err);
@@ -262,6 +266,7 @@ key_error(undef, qr/could not open key file/, 'no file');
 key_error('', qr/is empty/, 'an empty file');
 key_error("\n\n", qr/is empty/, 'a file of empty lines');
 key_error('x' x 31, qr/less than 32 bytes/, 'a short secret');
+key_error('x' x 40, qr/is open to everybody/, 'a secret that everybody can read', 0644);
 key_error("\x00" x 40, qr/neither text nor PEM/, 'zeroes');
 key_error(join('', map { chr($_) } 1 .. 64), qr/neither text nor PEM/, 'bytes');
 key_error(slurp("$dir/rsa.key"), qr/not a public key/, 'a private key');

@@ -4,29 +4,35 @@
  *
  * Two keys in one file are both good, so that a key can be changed without a moment at which
  * tokens of either are refused.  A secret is a line of printable text, as PostgREST's
- * "jwt-secret = @file" wants it (which knows one only).  Error texts never show what is inside.
+ * "jwt-secret = @file" wants it (which knows one only).  A file of secrets that everybody can read
+ * is refused, public keys may lie open.  Error texts never show what is inside.
  */
-#include "pushd/keyfile.h"
+#include "core/keyfile.h"
+
+#ifdef POSTGRES_H
+#error "src/core is plain C"
+#endif
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define PEM_BEGIN	"-----BEGIN "
 #define PEM_END		"-----END "
 
 static bool
-fail(KeyFile *file, char *error, size_t error_size, const char *path, const char *why)
+fail(IotKeyFile *file, char *error, size_t error_size, const char *path, const char *why)
 {
 	snprintf(error, error_size, "key file \"%s\" %s", path, why);
-	keyfile_free(file);
+	iot_keyfile_free(file);
 	return false;
 }
 
 /* Cuts the content into its PEM blocks, each with its END line; false with a reason. */
 static bool
-split_pem(KeyFile *file, const char **why)
+split_pem(IotKeyFile *file, const char **why)
 {
 	char	   *at = file->content;
 
@@ -44,7 +50,7 @@ split_pem(KeyFile *file, const char **why)
 			*why = "holds a PEM block that is not a public key; give the public half only";
 			return false;
 		}
-		if (file->count == KEYFILE_MAX_ITEMS)
+		if (file->count == IOT_KEYFILE_MAX_ITEMS)
 		{
 			*why = "holds more than 8 keys";
 			return false;
@@ -66,7 +72,7 @@ split_pem(KeyFile *file, const char **why)
 }
 
 static bool
-split_secrets(KeyFile *file, const char **why)
+split_secrets(IotKeyFile *file, const char **why)
 {
 	char	   *line = file->content;
 
@@ -86,12 +92,12 @@ split_secrets(KeyFile *file, const char **why)
 					return false;
 				}
 			}
-			if (end - line < KEYFILE_MIN_SECRET)
+			if (end - line < IOT_KEYFILE_MIN_SECRET)
 			{
 				*why = "holds a secret of less than 32 bytes";
 				return false;
 			}
-			if (file->count == KEYFILE_MAX_ITEMS)
+			if (file->count == IOT_KEYFILE_MAX_ITEMS)
 			{
 				*why = "holds more than 8 keys";
 				return false;
@@ -105,10 +111,11 @@ split_secrets(KeyFile *file, const char **why)
 
 /* Reads the file; false with a text that names it where it is not a good key file. */
 bool
-keyfile_read(KeyFile *file, const char *path, char *error, size_t error_size)
+iot_keyfile_read(IotKeyFile *file, const char *path, char *error, size_t error_size)
 {
 	const char *why = NULL;
 	FILE	   *stream;
+	struct stat status;
 	size_t		len;
 	bool		failed;
 
@@ -119,18 +126,18 @@ keyfile_read(KeyFile *file, const char *path, char *error, size_t error_size)
 		snprintf(error, error_size, "could not open key file \"%s\": %s", path, strerror(errno));
 		return false;
 	}
-	file->content = malloc(KEYFILE_MAX_SIZE + 1);
+	file->content = malloc(IOT_KEYFILE_MAX_SIZE + 1);
 	if (file->content == NULL)
 	{
 		fclose(stream);
 		return fail(file, error, error_size, path, "needs memory that is not there");
 	}
-	len = fread(file->content, 1, KEYFILE_MAX_SIZE + 1, stream);
-	failed = ferror(stream) != 0;
+	len = fread(file->content, 1, IOT_KEYFILE_MAX_SIZE + 1, stream);
+	failed = ferror(stream) != 0 || fstat(fileno(stream), &status) != 0;
 	fclose(stream);
 	if (failed)
 		return fail(file, error, error_size, path, "could not be read");
-	if (len > KEYFILE_MAX_SIZE)
+	if (len > IOT_KEYFILE_MAX_SIZE)
 		return fail(file, error, error_size, path, "is larger than 64 kB");
 	file->content[len] = '\0';
 	if (memchr(file->content, '\0', len) != NULL)
@@ -141,15 +148,17 @@ keyfile_read(KeyFile *file, const char *path, char *error, size_t error_size)
 		return fail(file, error, error_size, path, why);
 	if (file->count == 0)
 		return fail(file, error, error_size, path, "is empty");
+	if (!file->is_pem && S_ISREG(status.st_mode) && (status.st_mode & S_IRWXO) != 0)
+		return fail(file, error, error_size, path, "is open to everybody: chmod o= it");
 	return true;
 }
 
 /* Frees the content, and wipes it before. */
 void
-keyfile_free(KeyFile *file)
+iot_keyfile_free(IotKeyFile *file)
 {
 	if (file->content != NULL)
-		explicit_bzero(file->content, KEYFILE_MAX_SIZE + 1);
+		explicit_bzero(file->content, IOT_KEYFILE_MAX_SIZE + 1);
 	free(file->content);
 	memset(file, 0, sizeof(*file));
 }
