@@ -11,7 +11,7 @@ EXTVERSION  := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" iot.control
 MODULE_big   = iot
 CORE_OBJS    = $(patsubst %.c,%.o,$(wildcard src/core/*.c))
 OBJS         = $(patsubst %.c,%.o,$(wildcard src/*.c)) $(CORE_OBJS)
-SHLIB_LINK   = -lcjson
+SHLIB_LINK   = -lcjson -lcrypto
 SQL_MODULES  = $(sort $(wildcard sql/[0-9]*.sql))
 DATA_built   = sql/iot--$(EXTVERSION).sql
 DATA         = $(filter-out $(DATA_built), $(wildcard sql/iot--*.sql))
@@ -67,10 +67,10 @@ iot-pushd: $(PUSHD_OBJS) $(CORE_OBJS)
 	$(CC) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -lwslay -ljwt -lcjson -lcrypto -lm
 
 iot-token: src/pushd/token.o $(CORE_OBJS)
-	$(CC) $^ $(LDFLAGS) -o $@ -ljwt -lcjson -lm
+	$(CC) $^ $(LDFLAGS) -o $@ -lcjson -lcrypto -lm
 
 $(SIM): $(SIM_OBJS) $(CORE_OBJS)
-	$(CC) $^ $(LDFLAGS) -o $@ -lmosquitto -lcjson -lm
+	$(CC) $^ $(LDFLAGS) -o $@ -lmosquitto -lcjson -lcrypto -lm
 
 $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS): %.o: %.c
 	$(CC) $(PROGRAM_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -c -o $@ $<
@@ -107,7 +107,7 @@ unit: $(UNIT)
 FUZZ_SECONDS ?= 60
 test/fuzz/core: test/fuzz/core.c $(wildcard src/core/*.[ch])
 	clang $(PROGRAM_CFLAGS) -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-		-I$(CURDIR)/src -o $@ $< $(filter src/core/%.c,$^) -lcjson -lm
+		-I$(CURDIR)/src -o $@ $< $(filter src/core/%.c,$^) -lcjson -lcrypto -lm
 fuzz: test/fuzz/core
 	cd test/fuzz && mkdir -p corpus && ./core -max_total_time=$(FUZZ_SECONDS) -dict=core.dict \
 		-max_len=4096 corpus

@@ -27,6 +27,7 @@
 #include "bgworker/webhook.h"
 #include "bgworker/worker.h"
 #include "iot.h"
+#include "login.h"
 #include "plan.h"
 
 #define WINDOW_MAX			200		/* events of a transaction */
@@ -91,6 +92,7 @@ static IotPlan push_due = {"SELECT iot_internal.push_due($1)", 1, {INT4OID}};
 static IotPlan alarm_sweep = {"SELECT iot_internal.alarm_sweep($1)", 1, {INT4OID}};
 static IotPlan close_orphaned = {"SELECT iot_internal.close_orphaned_alarms()", 0, {0}};
 static IotPlan expire = {"SELECT iot_internal.expire_commands($1)", 1, {INT4OID}};
+static IotPlan record_failed_logins = {"SELECT iot_internal.record_login_failures()", 0, {0}};
 static IotPlan list_expired = {
 	"SELECT e.aggregateid, e.payload ->> 'device' FROM iot.event e"
 	" WHERE e.xid = pg_current_xact_id() AND e.type = 'adapter.value_set_error'",
@@ -319,6 +321,9 @@ sweep(Notifier *notifier)
 		notifier->orphans_at = iot_worker_clock_ms();
 		(void) ask("close alarms without a rule", 0, &close_orphaned, (Datum) 0, &answer);
 	}
+	/* they could write nothing themselves; told of in memory, so that mostly nothing is asked */
+	if (iot_login_failures_waiting())
+		(void) ask("record failed logins", 0, &record_failed_logins, (Datum) 0, &answer);
 	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(PUSH_DUE_MAX), &answer))
 		notifier->hint |= DatumGetInt32(answer) > 0;
 }

@@ -105,6 +105,22 @@ BEGIN
 		CONSTRAINT app_user_username_check CHECK (username ~ '^[^[:cntrl:]*]{1,128}$'),
 		CONSTRAINT app_user_role_check CHECK (role IN ('iot_viewer', 'iot_operator', 'iot_admin'))
 	);
+	-- readable by the owner alone, like what is revoked: only functions look at them
+	CREATE TABLE iot.app_user_secret (
+		app_user_id uuid CONSTRAINT app_user_secret_pkey PRIMARY KEY
+			CONSTRAINT app_user_secret_app_user_id_fkey REFERENCES iot.app_user ON DELETE CASCADE,
+		password_hash text NOT NULL,
+		changed_at timestamptz NOT NULL DEFAULT now()
+	);
+	CREATE TABLE iot.revoked_token (
+		token_id text CONSTRAINT revoked_token_pkey PRIMARY KEY,
+		app_user_id uuid NOT NULL CONSTRAINT revoked_token_app_user_id_fkey
+			REFERENCES iot.app_user ON DELETE CASCADE,
+		expires_at timestamptz NOT NULL,
+		created_at timestamptz NOT NULL DEFAULT now()
+	);
+	CREATE INDEX revoked_token_app_user_id_idx ON iot.revoked_token (app_user_id);
+	CREATE INDEX revoked_token_expires_at_idx ON iot.revoked_token (expires_at);
 	CREATE TABLE iot.user_group (
 		user_group_id uuid CONSTRAINT user_group_pkey PRIMARY KEY,
 		name text NOT NULL CONSTRAINT user_group_name_key UNIQUE,

@@ -62,6 +62,9 @@ BEGIN
 	COMMENT ON COLUMN iot.app_user.enabled IS 'a user who is not may nothing, whatever token he has';
 	COMMENT ON COLUMN iot.app_user.tokens_valid_from IS
 		'tokens issued earlier are refused, and those that do not say when; NULL: none is';
+	COMMENT ON TABLE iot.app_user_secret IS 'hashes of passwords; for the functions of users only';
+	COMMENT ON TABLE iot.revoked_token IS 'tokens that were logged out, until they expire';
+	COMMENT ON COLUMN iot.revoked_token.token_id IS 'claim "jti"';
 	COMMENT ON TABLE iot.user_group IS 'users with the same rights';
 	COMMENT ON TABLE iot.user_group_member IS 'who is in which user group';
 	COMMENT ON TABLE iot.access_grant IS

@@ -15,6 +15,7 @@
 
 #include "compat.h"
 #include "iot.h"
+#include "login.h"
 #include "worker_slot.h"
 
 PG_MODULE_MAGIC;
@@ -27,7 +28,15 @@ bool		iot_wakeups = true;
 int			iot_command_ttl = 60;
 int			iot_max_payload_size = 64;
 bool		iot_log_commands = true;
+char	   *iot_jwt_key_file = NULL;
+int			iot_login_max_failures = 5;
+int			iot_login_window = 900;
 bool		iot_preloaded = false;
+
+/* read by SQL functions alone */
+static char *jwt_audience = NULL;
+static int	token_ttl = 12 * 3600;
+static bool self_registration = false;
 
 PGDLLEXPORT void _PG_init(void);
 
@@ -107,11 +116,54 @@ _PG_init(void)
 							 true,
 							 PGC_SIGHUP, 0,
 							 NULL, NULL, NULL);
+	DefineCustomStringVariable("iot.jwt_key_file",
+							   "File with the secret that signs tokens, as one line of text.",
+							   "The first one signs; iot-pushd takes tokens by any of them.",
+							   &iot_jwt_key_file,
+							   "",
+							   PGC_SIGHUP, GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+	DefineCustomStringVariable("iot.jwt_audience",
+							   "Audience that tokens name, empty for none.",
+							   NULL,
+							   &jwt_audience,
+							   "",
+							   PGC_SUSET, 0,
+							   NULL, NULL, NULL);
+	DefineCustomIntVariable("iot.token_ttl",
+							"Time for which a token is good.",
+							NULL,
+							&token_ttl,
+							12 * 3600, 1, 30 * 24 * 3600,
+							PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
+	DefineCustomBoolVariable("iot.self_registration",
+							 "Lets anybody who may connect register a user.",
+							 "Such a user may nothing until a group takes him in.",
+							 &self_registration,
+							 false,
+							 PGC_SUSET, 0,
+							 NULL, NULL, NULL);
+	DefineCustomIntVariable("iot.login_max_failures",
+							"Failed logins of a name after which it has to wait.",
+							NULL,
+							&iot_login_max_failures,
+							5, 1, 1000,
+							PGC_SUSET, 0,
+							NULL, NULL, NULL);
+	DefineCustomIntVariable("iot.login_window",
+							"Time after its first failed login for which a name's failures count.",
+							NULL,
+							&iot_login_window,
+							900, 1, 24 * 3600,
+							PGC_SUSET, GUC_UNIT_S,
+							NULL, NULL, NULL);
 	MarkGUCPrefixReserved("iot");
 
 	if (process_shared_preload_libraries_in_progress)
 	{
 		iot_preloaded = true;
 		iot_worker_slot_init();
+		iot_login_init();
 	}
 }

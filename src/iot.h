@@ -16,6 +16,9 @@ extern PGDLLEXPORT bool iot_wakeups;
 extern PGDLLEXPORT int iot_command_ttl;
 extern PGDLLEXPORT int iot_max_payload_size;
 extern PGDLLEXPORT bool iot_log_commands;
+extern PGDLLEXPORT char *iot_jwt_key_file;
+extern PGDLLEXPORT int iot_login_max_failures;
+extern PGDLLEXPORT int iot_login_window;
 
 /* True where iot is in shared_preload_libraries, so that workers and wake-ups can exist. */
 extern PGDLLEXPORT bool iot_preloaded;

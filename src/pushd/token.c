@@ -2,8 +2,9 @@
  * token.c
  *		iot-token: signs a token for one user with the first secret of a key file.
  *
- * For tests, the demo and scripts, until a login hands tokens out.  Prints the token and a newline;
- * on any error prints the reason and ends with status 1 (2 for wrong usage).
+ * For tests, the demo and scripts that no user logs in for; and tells PostgREST all the keys of a
+ * file, of which it would read one only.  Prints the token or the keys and a newline; on any error
+ * prints the reason and ends with status 1 (2 for wrong usage).
  */
 #include <errno.h>
 #include <getopt.h>
@@ -12,8 +13,9 @@
 #include <string.h>
 #include <time.h>
 
-#include <jwt.h>
+#include <cjson/cJSON.h>
 
+#include "core/jwt.h"
 #include "core/keyfile.h"
 
 #define DEFAULT_TTL 3600
@@ -22,27 +24,75 @@ static void
 usage(FILE *stream)
 {
 	fputs("Usage: iot-token --jwt-key-file FILE --user NAME [OPTION]...\n"
+		  "       iot-token --jwt-key-file FILE --jwks\n"
 		  "Sign a token (HS256) that iot-pushd and PostgREST take as this user.\n\n"
 		  "  --jwt-key-file FILE  the secret, as one line of text; the first one signs\n"
 		  "  --user NAME          claim \"sub\"\n"
 		  "  --ttl SECONDS        claim \"exp\", from now (3600; 0: a token that never expires)\n"
 		  "  --aud AUDIENCE       claim \"aud\"\n"
 		  "  --role NAME          claim \"role\", the database role that PostgREST takes on\n"
+		  "  --jwks               print all secrets as a JWK set, for PostgREST's jwt-secret\n"
 		  "  --help               this text\n", stream);
 }
 
-static int
-add_claims(jwt_t *jwt, const char *user, const char *audience, const char *role, long ttl)
+/* The claims as text, or NULL without memory. */
+static char *
+make_claims(const char *user, const char *audience, const char *role, long ttl)
 {
 	time_t		now = time(NULL);
+	cJSON	   *claims = cJSON_CreateObject();
+	char	   *text = NULL;
 
-	if (jwt_add_grant(jwt, "sub", user) != 0 ||
-		jwt_add_grant_int(jwt, "iat", (long) now) != 0 ||
-		(ttl != 0 && jwt_add_grant_int(jwt, "exp", (long) now + ttl) != 0) ||
-		(audience != NULL && jwt_add_grant(jwt, "aud", audience) != 0) ||
-		(role != NULL && jwt_add_grant(jwt, "role", role) != 0))
-		return -1;
-	return 0;
+	if (cJSON_AddStringToObject(claims, "sub", user) != NULL &&
+		cJSON_AddNumberToObject(claims, "iat", (double) now) != NULL &&
+		(ttl == 0 || cJSON_AddNumberToObject(claims, "exp", (double) (now + ttl)) != NULL) &&
+		(audience == NULL || cJSON_AddStringToObject(claims, "aud", audience) != NULL) &&
+		(role == NULL || cJSON_AddStringToObject(claims, "role", role) != NULL))
+		text = cJSON_PrintUnformatted(claims);
+	cJSON_Delete(claims);
+	return text;
+}
+
+static char *
+sign(const char *claims, const char *secret)
+{
+	char	   *token = malloc(iot_jwt_size(strlen(claims)));
+
+	if (token != NULL && !iot_jwt_sign(token, claims, strlen(claims), secret))
+	{
+		free(token);
+		token = NULL;
+	}
+	return token;
+}
+
+/* All secrets as RFC 7517 wants them, or NULL without memory. */
+static char *
+make_jwks(const IotKeyFile *file)
+{
+	cJSON	   *set = cJSON_CreateObject();
+	cJSON	   *keys = cJSON_AddArrayToObject(set, "keys");
+	char	   *text = NULL;
+	bool		good = keys != NULL;
+
+	for (int i = 0; i < file->count && good; i++)
+	{
+		const char *secret = file->item[i];
+		char	   *encoded = malloc(IOT_BASE64URL_SIZE(strlen(secret)));
+		cJSON	   *key = cJSON_CreateObject();
+
+		if (encoded != NULL)
+			iot_base64url(encoded, (const unsigned char *) secret, strlen(secret));
+		good = encoded != NULL && cJSON_AddItemToArray(keys, key) &&
+			cJSON_AddStringToObject(key, "kty", "oct") != NULL &&
+			cJSON_AddStringToObject(key, "alg", "HS256") != NULL &&
+			cJSON_AddStringToObject(key, "k", encoded) != NULL;
+		free(encoded);
+	}
+	if (good)
+		text = cJSON_PrintUnformatted(set);
+	cJSON_Delete(set);
+	return text;
 }
 
 int
@@ -54,6 +104,7 @@ main(int argc, char **argv)
 		{"ttl", required_argument, NULL, 't'},
 		{"aud", required_argument, NULL, 'a'},
 		{"role", required_argument, NULL, 'r'},
+		{"jwks", no_argument, NULL, 'j'},
 		{"help", no_argument, NULL, 'h'},
 		{NULL, 0, NULL, 0}
 	};
@@ -64,9 +115,10 @@ main(int argc, char **argv)
 	long		ttl = DEFAULT_TTL;
 	char		error[512];
 	char	   *end;
-	char	   *token = NULL;
+	char	   *claims = NULL;
+	char	   *answer = NULL;
+	bool		jwks = false;
 	IotKeyFile	file;
-	jwt_t	   *jwt = NULL;
 	int			c;
 
 	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1)
@@ -94,6 +146,9 @@ main(int argc, char **argv)
 			case 'r':
 				role = optarg;
 				break;
+			case 'j':
+				jwks = true;
+				break;
 			case 'h':
 				usage(stdout);
 				return 0;
@@ -102,7 +157,8 @@ main(int argc, char **argv)
 				return 2;
 		}
 	}
-	if (path == NULL || user == NULL || user[0] == '\0' || optind != argc)
+	if (path == NULL || (user == NULL) != jwks || (user != NULL && user[0] == '\0') ||
+		optind != argc)
 	{
 		usage(stderr);
 		return 2;
@@ -118,19 +174,18 @@ main(int argc, char **argv)
 		iot_keyfile_free(&file);
 		return 1;
 	}
-	if (jwt_new(&jwt) == 0 &&
-		jwt_set_alg(jwt, JWT_ALG_HS256, (unsigned char *) file.item[0],
-					(int) strlen(file.item[0])) == 0 &&
-		add_claims(jwt, user, audience, role, ttl) == 0)
-		token = jwt_encode_str(jwt);
+	if (jwks)
+		answer = make_jwks(&file);
+	else if ((claims = make_claims(user, audience, role, ttl)) != NULL)
+		answer = sign(claims, file.item[0]);
 	iot_keyfile_free(&file);
-	jwt_free(jwt);
-	if (token == NULL)
+	free(claims);
+	if (answer == NULL)
 	{
 		fputs("iot-token: could not sign the token\n", stderr);
 		return 1;
 	}
-	printf("%s\n", token);
-	free(token);
+	printf("%s\n", answer);
+	free(answer);
 	return fflush(stdout) == 0 ? 0 : 1;
 }

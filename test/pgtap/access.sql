@@ -12,6 +12,7 @@ CREATE ROLE access_authenticator NOINHERIT;
 CREATE ROLE access_web IN ROLE iot_operator;
 CREATE ROLE access_chief IN ROLE iot_admin;
 GRANT access_web, access_chief TO access_authenticator;
+INSERT INTO iot.app_user (username) VALUES ('known');
 INSERT INTO iot.parameter (name) VALUES ('temperature');
 SELECT iot.create_device('boiler-1', '{temperature}') AS boiler \gset
 SELECT iot.send_command('boiler-1', 'temperature', 20) AS command \gset
@@ -48,12 +49,15 @@ SELECT attempts(:'boiler', :'command') AS as_super \gset
 SELECT claim('access_chief');
 SELECT attempts(:'boiler', :'command') AS as_chief \gset
 SET LOCAL ROLE access_chief;
-SELECT claim('anybody');
+SELECT claim('stranger');
+SELECT attempts(:'boiler', :'command') AS unknown \gset
+SELECT claim('known');
 SELECT attempts(:'boiler', :'command') AS by_role \gset
 RESET SESSION AUTHORIZATION;
 SELECT is(:'as_super'::text, '42501 42501 42501 42501 false', 'a token for a superuser''s name opens nothing');
 SELECT is(:'as_chief'::text, '42501 42501 42501 42501 false', 'nor one for an administrator''s');
-SELECT is(:'by_role'::text, 'sent 2 1 1 false', 'a session whose role administers passes, whoever its user is');
+SELECT is(:'by_role'::text, 'sent 2 1 1 false', 'a session whose role administers passes, whichever user it speaks for');
+SELECT is(:'unknown'::text, '42501 42501 42501 42501 false', 'but not for one that is unknown');
 
 -- elsewhere the claims are just a setting
 SET LOCAL iot.authenticators = '';

@@ -300,6 +300,9 @@ refused($push, $token, 'an expired one of it');
 (undef, $token) = run_token('--jwt-key-file', "$push->{dir}/jwt.key", '--user', $user, '--ttl', 0);
 ok(!exists decode_json(decode_base64url((split /\./, $token)[1]))->{exp}, 'or none');
 is((run_token('--jwt-key-file', "$dir/rsa.pem", '--user', $user))[0], 1, 'a public key signs nothing');
+(undef, my $jwks) = run_token('--jwt-key-file', "$push->{dir}/jwt.key", '--jwks');
+is_deeply(json($jwks), { keys => [ { kty => 'oct', alg => 'HS256', k => encode_base64url($push->{key}) } ] },
+	'the keys of a file, as PostgREST wants them');
 is((run_token('--user', $user))[0], 2, 'without a key it tells its usage');
 
 # I42
