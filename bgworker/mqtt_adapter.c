@@ -23,6 +23,7 @@
 
 #include "bgworker/mqtt_command.h"
 #include "bgworker/mqtt_config.h"
+#include "bgworker/mqtt_dynsec.h"
 #include "bgworker/mqtt_inbox.h"
 #include "bgworker/mqtt_link.h"
 #include "bgworker/mqtt_store.h"
@@ -72,6 +73,7 @@ stop_working(void)
 {
 	iot_link_configure(NULL);
 	iot_command_link_down();
+	iot_dynsec_link_down();
 	adapter.link_state = IOT_LINK_DOWN;
 	adapter.working = false;
 	iot_mqtt_config_free(adapter.config);
@@ -103,6 +105,7 @@ use_config(IotMqttConfig *config)
 		ereport(LOG, (errmsg("adapter \"%s\" was changed: connecting anew", config->name)));
 	iot_link_configure(NULL);
 	iot_command_link_down();
+	iot_dynsec_link_down();
 	adapter.link_state = IOT_LINK_DOWN;
 	adapter.config = config;
 	iot_mqtt_config_free(old);
@@ -164,10 +167,14 @@ follow_link(void)
 	if (state == IOT_LINK_UP)
 	{
 		iot_command_link_up();
+		iot_dynsec_link_up(adapter.config);
 		adapter.take_wanted = true;
 	}
 	else if (adapter.link_state == IOT_LINK_UP)
+	{
 		iot_command_link_down();
+		iot_dynsec_link_down();
+	}
 	adapter.link_state = state;
 }
 
@@ -282,6 +289,7 @@ sleep_ms(void)
 	ms = until(adapter.config_checked_at + CONFIG_CHECK_MS);
 	ms = Min(ms, iot_link_timeout_ms());
 	ms = Min(ms, iot_command_timeout_ms());
+	ms = Min(ms, iot_dynsec_timeout_ms());
 	if (iot_command_ends(&ends) > 0)
 		ms = Min(ms, until(adapter.retry_at));
 	if (iot_link_state() == IOT_LINK_UP)
@@ -299,6 +307,7 @@ iot_mqtt_adapter_main(Datum arg)
 {
 	MemoryContext cycle;
 	char		name[IOT_WORKER_NAME_SIZE];
+	bool		woken = true;
 
 	memcpy(&adapter.adapter_id, MyBgworkerEntry->bgw_extra, sizeof(pg_uuid_t));
 	/* until the row is read; the slot keeps its own name from who started us */
@@ -313,7 +322,6 @@ iot_mqtt_adapter_main(Datum arg)
 	for (;;)
 	{
 		bool		full = false;
-		uint32		occurred;
 
 		Assert(CurrentMemoryContext == cycle && !IsTransactionState());
 		iot_worker_check_interrupts();
@@ -325,12 +333,14 @@ iot_mqtt_adapter_main(Datum arg)
 			follow_link();
 			store();
 			send_commands();
+			iot_dynsec_turn(adapter.config, &adapter.adapter_id, woken);
 			iot_link_write();
 		}
 		iot_worker_heartbeat();
 		MemoryContextReset(cycle);
-		occurred = iot_worker_wait(iot_link_events(), iot_link_socket(), full ? 0 : sleep_ms());
-		if (occurred & WL_LATCH_SET)
+		woken = (iot_worker_wait(iot_link_events(), iot_link_socket(), full ? 0 : sleep_ms()) &
+				 WL_LATCH_SET) != 0;
+		if (woken)
 			adapter.take_wanted = true;
 	}
 }

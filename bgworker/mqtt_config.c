@@ -21,7 +21,8 @@ enum
 {
 	COL_NAME = 1, COL_URL, COL_USERNAME, COL_PASSWORD_FILE, COL_PASSWORD, COL_CLIENT_ID,
 	COL_KEEPALIVE, COL_CA_FILE, COL_CERT_FILE, COL_KEY_FILE, COL_PROTOCOL, COL_QOS,
-	COL_BATCH_SIZE, COL_MAX_IN_FLIGHT, COL_LIVE_TOPICS, COL_STATE_TOPICS
+	COL_BATCH_SIZE, COL_MAX_IN_FLIGHT, COL_DEVICE_CREDENTIALS,
+	COL_LIVE_TOPICS, COL_STATE_TOPICS
 };
 
 static IotPlan read_config = {
@@ -190,6 +191,7 @@ iot_mqtt_config_read(const pg_uuid_t *adapter_id)
 	TupleDesc	desc;
 	StringInfoData fingerprint;
 	char	   *protocol;
+	char	   *credentials;
 
 	if (iot_plan_execute(&read_config, values, NULL) != 1)
 		return NULL;
@@ -236,6 +238,8 @@ iot_mqtt_config_read(const pg_uuid_t *adapter_id)
 	config->max_in_flight = parse_number(config, "max_in_flight",
 										 SPI_getvalue(row, desc, COL_MAX_IN_FLIGHT),
 										 1, 10000, 1000);
+	credentials = SPI_getvalue(row, desc, COL_DEVICE_CREDENTIALS);
+	config->dynsec = credentials != NULL && strcmp(credentials, "dynsec") == 0;
 	add_filters(config, row, desc, COL_STATE_TOPICS, true);
 	add_filters(config, row, desc, COL_LIVE_TOPICS, false);
 	MemoryContextSwitchTo(old);

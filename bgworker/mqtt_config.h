@@ -35,6 +35,7 @@ typedef struct IotMqttConfig
 	int			qos;
 	int			batch_size;
 	int			max_in_flight;
+	bool		dynsec;			/* keep device credentials in the dynamic security plugin */
 	IotMqttFilter *filters;
 	int			nfilters;
 	char	   *error;			/* NULL, or why this cannot be used */

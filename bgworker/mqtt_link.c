@@ -31,6 +31,7 @@
 #include "storage/latch.h"
 #include "utils/timestamp.h"
 
+#include "bgworker/mqtt_dynsec.h"
 #include "bgworker/mqtt_inbox.h"
 #include "bgworker/mqtt_link.h"
 #include "bgworker/mqtt_session.h"
@@ -112,6 +113,8 @@ on_subscribe(struct mosquitto *mosq, void *arg, int mid, int count, const int *g
 			 const mosquitto_property *properties)
 {
 	conn.progress++;
+	if (count == 1 && iot_dynsec_subscribed(mid, granted[0]))
+		return;
 	conn.unanswered_subscriptions--;
 	for (int i = 0; i < count; i++)
 	{
@@ -125,7 +128,8 @@ on_publish(struct mosquitto *mosq, void *arg, int mid, int reason,
 		   const mosquitto_property *properties)
 {
 	conn.progress++;
-	iot_inbox_add_published(mid, reason);
+	if (!iot_dynsec_published(mid, reason))
+		iot_inbox_add_published(mid, reason);
 }
 
 static void
@@ -133,8 +137,9 @@ on_message(struct mosquitto *mosq, void *arg, const struct mosquitto_message *me
 		   const mosquitto_property *properties)
 {
 	conn.progress++;
-	iot_inbox_add_message(message->topic, message->payload, Max(message->payloadlen, 0),
-						  message->retain);
+	if (!iot_dynsec_message(message->topic, message->payload, Max(message->payloadlen, 0)))
+		iot_inbox_add_message(message->topic, message->payload, Max(message->payloadlen, 0),
+							  message->retain);
 }
 
 /* To be called once in the process. */
@@ -605,6 +610,19 @@ iot_link_publish(const char *topic, const char *payload, uint32 expiry_s, int *m
 			note_error(rc);
 			return IOT_PUBLISH_NO_LINK;
 	}
+}
+
+/* Subscribes to one topic more, at QoS 0; the answer comes to mqtt_dynsec.c. */
+bool
+iot_link_subscribe(const char *topic, int *mid)
+{
+	int			rc;
+
+	if (conn.state != IOT_LINK_UP || conn.lost)
+		return false;
+	rc = mosquitto_subscribe_v5(conn.mosq, mid, topic, 0, 0, NULL);
+	note_error(rc);
+	return rc == MOSQ_ERR_SUCCESS;
 }
 
 /* Words for a reason code of a broker's PUBACK. */

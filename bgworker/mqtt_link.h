@@ -38,6 +38,7 @@ extern long iot_link_timeout_ms(void);
 extern bool iot_link_full(void);
 extern IotPublishOutcome iot_link_publish(const char *topic, const char *payload,
 										  uint32 expiry_s, int *mid);
+extern bool iot_link_subscribe(const char *topic, int *mid);
 extern const char *iot_link_reason_text(int reason);
 
 #endif							/* IOT_MQTT_LINK_H */

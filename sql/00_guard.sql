@@ -51,7 +51,7 @@ DO $roles$
 DECLARE
 	role pg_catalog.text;
 BEGIN
-	FOREACH role IN ARRAY ARRAY['iot_owner', 'iot_worker', 'iot_pushd',
+	FOREACH role IN ARRAY ARRAY['iot_owner', 'iot_worker', 'iot_pushd', 'iot_broker',
 			'iot_viewer', 'iot_operator', 'iot_admin', 'iot_anon'] LOOP
 		IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.rolname = role) THEN
 			BEGIN

@@ -326,6 +326,9 @@ BEGIN
 				AND NOT EXISTS (SELECT FROM iot.adapter a
 					WHERE 'adapter:' || a.adapter_id::text = c.name);
 		DELETE FROM iot.worker w WHERE w.heartbeat_at < now() - interval '1 day';
+		PERFORM iot_internal.end_credentials();
+		-- a broker that has not come by now does not get it any more
+		DELETE FROM iot.device_credential_password p WHERE p.created_at < now() - interval '7 days';
 		FOREACH relation IN ARRAY
 				ARRAY['command', 'alarm', 'delivery', 'notification', 'dead_letter', 'measurement',
 					'rollup_minute', 'rollup_hour'] LOOP

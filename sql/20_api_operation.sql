@@ -18,8 +18,8 @@ DECLARE
 	area text;
 BEGIN
 	FOREACH area IN ARRAY
-			ARRAY['registry', 'saga', 'telemetry', 'rollup', 'alarm', 'notification', 'push',
-				'operation'] LOOP
+			ARRAY['registry', 'credential', 'saga', 'telemetry', 'rollup', 'alarm', 'notification',
+				'push', 'operation'] LOOP
 		IF to_regprocedure(format('iot_internal.%s_%s()', job, area)) IS NOT NULL THEN
 			EXECUTE format('SELECT iot_internal.%s_%s()', job, area);
 		END IF;

@@ -64,8 +64,8 @@ COMMENT ON FUNCTION iot.unschedule_maintenance() IS
 CREATE OR REPLACE FUNCTION iot.purge() RETURNS SETOF text
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
-	roles text[] := ARRAY['iot_owner', 'iot_worker', 'iot_pushd', 'iot_viewer', 'iot_operator',
-		'iot_admin', 'iot_anon'];
+	roles text[] := ARRAY['iot_owner', 'iot_worker', 'iot_pushd', 'iot_broker', 'iot_viewer',
+		'iot_operator', 'iot_admin', 'iot_anon'];
 	listed boolean := EXISTS (
 		SELECT FROM regexp_split_to_table(current_setting('iot.databases', true), '\s*,\s*') AS d (name)
 		WHERE d.name = current_database() OR d.name = quote_ident(current_database()));

@@ -145,8 +145,8 @@ BEGIN
 	END IF;
 
 	SELECT string_agg(quote_ident(r.rolname), ', ' ORDER BY r.rolname) AS names INTO row FROM pg_roles r
-		WHERE r.rolname = ANY (ARRAY['iot_owner', 'iot_worker', 'iot_pushd', 'iot_viewer',
-				'iot_operator', 'iot_admin', 'iot_anon'])
+		WHERE r.rolname = ANY (ARRAY['iot_owner', 'iot_worker', 'iot_pushd', 'iot_broker',
+				'iot_viewer', 'iot_operator', 'iot_admin', 'iot_anon'])
 			AND (r.rolcanlogin OR r.rolsuper OR r.rolbypassrls);
 	IF row.names IS NOT NULL THEN
 		RETURN QUERY VALUES ('warning', format('roles of iot have powers of their own: %s', row.names),
@@ -183,6 +183,8 @@ BEGIN
 	IF NOT current_setting('iot.wakeups')::boolean THEN
 		RETURN QUERY VALUES ('info', '"iot.wakeups" is off: workers only poll', 'Turn it on.');
 	END IF;
+
+	RETURN QUERY SELECT c.severity, c.finding, c.hint FROM iot_internal.check_credentials() c;
 
 	-- maintenance
 	IF NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = 'pg_cron') THEN
@@ -309,6 +311,13 @@ BEGIN
 					'enabled', count(*) FILTER (WHERE d.enabled),
 					'online', count(*) FILTER (WHERE s.online))
 				FROM iot.device d LEFT JOIN iot.device_state s ON s.device_id = d.device_id),
+			'device_credentials', (SELECT jsonb_build_object('total', count(*),
+					'enabled', count(*) FILTER (WHERE c.enabled),
+					'at_broker', coalesce((SELECT jsonb_object_agg(s.broker_state, s.credentials)
+						FROM (SELECT b.broker_state, count(*) AS credentials
+							FROM iot.device_credential b WHERE b.broker_state IS NOT NULL
+							GROUP BY b.broker_state) s), '{}'))
+				FROM iot.device_credential c),
 			'counters', (
 				SELECT coalesce(jsonb_object_agg(t.key, t.total), '{}')
 				FROM (SELECT e.key, sum(e.value::bigint) AS total

@@ -48,13 +48,15 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.adapter_config(adapter_id uuid)
 RETURNS TABLE (name text, url text, username text, password_file text, password text,
 	client_id text, keepalive text, ca_file text, cert_file text, key_file text, protocol text,
-	qos text, batch_size text, max_in_flight text, live_topics text[], state_topics text[])
+	qos text, batch_size text, max_in_flight text, device_credentials text,
+	live_topics text[], state_topics text[])
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 	SELECT a.name, a.url, o ->> 'username', o ->> 'password_file',
 		(SELECT s.value FROM iot.secret s WHERE s.name = o ->> 'password_secret'),
 		o ->> 'client_id', o ->> 'keepalive', o ->> 'ca_file', o ->> 'cert_file', o ->> 'key_file',
 		o ->> 'protocol', o ->> 'qos', o ->> 'batch_size', o ->> 'max_in_flight',
+		o ->> 'device_credentials',
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
 			FROM iot.device_type dt CROSS JOIN LATERAL
 				(VALUES (dt.telemetry_topic), (dt.ack_topic)) AS x (topic)),

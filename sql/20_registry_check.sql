@@ -288,6 +288,12 @@ BEGIN
 				MESSAGE = format('invalid option "protocol" of %s: %s', what, option),
 				HINT = 'It is "5" or "3.1.1", between quotation marks.';
 		END IF;
+	ELSIF key = 'device_credentials' THEN
+		IF string IS NULL OR string <> ALL (ARRAY['none', 'dynsec']) THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('invalid option "device_credentials" of %s: %s', what, option),
+				HINT = 'It is "dynsec" where the adapter is to keep them in mosquitto''s dynamic security plugin, else "none".';
+		END IF;
 	ELSIF key = ANY (ARRAY['password_file', 'ca_file', 'cert_file', 'key_file']) THEN
 		IF string IS NULL OR string !~ '^/[^[:cntrl:]]+$' THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -312,7 +318,7 @@ BEGIN
 	ELSE
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('unknown option "%s" of %s', key, what),
-			HINT = 'Known are "username", "password_file", "password_secret", "client_id", "keepalive", "ca_file", "cert_file", "key_file", "protocol", "qos", "batch_size" and "max_in_flight".';
+			HINT = 'Known are "username", "password_file", "password_secret", "client_id", "keepalive", "ca_file", "cert_file", "key_file", "protocol", "qos", "batch_size", "max_in_flight" and "device_credentials".';
 	END IF;
 END
 $function$;

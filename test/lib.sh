@@ -127,6 +127,19 @@ stage_conf()
 	echo "dynamic_library_path = '$1$("$PG_CONFIG" --pkglibdir):\$libdir'"
 }
 
+# mosquitto's dynamic security plugin, wherever its package has put it.
+dynsec_plugin()
+{
+	local plugin
+
+	for plugin in /usr/lib/*/mosquitto_dynamic_security.so \
+		/usr/lib/mosquitto_dynamic_security.so /usr/local/lib/mosquitto_dynamic_security.so; do
+		[ ! -e "$plugin" ] || { echo "$plugin"; return; }
+	done
+	echo "mosquitto's dynamic security plugin is not there" >&2
+	return 1
+}
+
 # A port on the loopback interface that nobody listens on.
 free_port()
 {

@@ -114,6 +114,8 @@ sub shipped_conf
 		'persistence_location' => "persistence_location $self->{dir}/",
 		'password_file' => "password_file $self->{dir}/passwd",
 		'acl_file' => "acl_file $IotTest::source_dir/etc/mosquitto.acl",
+		'plugin' => 'plugin ' . dynsec_plugin(),
+		'plugin_opt_config_file' => 'plugin_opt_config_file ' . $self->dynsec_file,
 		'log_dest' => "log_dest file $self->{log}");
 
 	foreach my $key (sort keys %place)
@@ -122,6 +124,18 @@ sub shipped_conf
 	}
 	return $text;
 }
+
+# The dynamic security plugin, wherever the broker's package has put it.
+sub dynsec_plugin
+{
+	my ($plugin) =
+	  map { glob("$_/mosquitto_dynamic_security.so") } '/usr/lib/*', '/usr/lib', '/usr/local/lib';
+
+	return $plugin || croak 'mosquitto_dynamic_security.so is not there';
+}
+
+# What the plugin keeps.
+sub dynsec_file { return "$_[0]->{dir}/dynsec.json"; }
 
 sub write_passwords
 {

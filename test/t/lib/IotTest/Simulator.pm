@@ -5,7 +5,8 @@
 #   $sim->executed               commands carried out, in order, as hashes
 #   $sim->records('received')    every line of its log of that kind
 #
-# Options become arguments: devices (a list), prefix and count, or any option of the program with
+# Options become arguments: devices (a list), prefix and count, user and its password (a user of the
+# broker's otherwise), or any option of the program with
 # "_" for "-" (true or false where it takes no value).
 
 package IotTest::Simulator;
@@ -35,6 +36,7 @@ sub new
 		"$IotTest::source_dir/test/sim/iot-sim", '--port', $broker->port, '--log', "$base.jsonl");
 	my %option = %opt;
 	my $user = delete $option{user} || ($broker->{users} && (sort keys %{ $broker->{users} })[0]);
+	my $password = delete $option{password} // ($user && $broker->{users}{$user});
 
 	delete @option{qw(devices args wait)};
 	push @command, '--devices', join(',', @{ $opt{devices} }) if $opt{devices};
@@ -42,7 +44,7 @@ sub new
 	{
 		my $file = "$base.password";
 
-		PostgreSQL::Test::Utils::append_to_file($file, "$broker->{users}{$user}\n");
+		PostgreSQL::Test::Utils::append_to_file($file, "$password\n");
 		push @command, '--user', $user, '--password-file', $file;
 	}
 	push @command, '--ca-file', $broker->{tls}{cafile} if $broker->{tls};
