@@ -39,8 +39,9 @@ static TimestampTz judged_at = 0;	/* the begin of the statement that asked */
 static char *judged_username = NULL;	/* NULL: nobody */
 static bool forget_registered = false;
 
-static bool
-session_is_authenticator(void)
+/* Whether names in this session are claims. */
+bool
+iot_is_authenticator(void)
 {
 	char	   *names;
 	List	   *list = NIL;
@@ -171,7 +172,7 @@ claimed_username(void)
 char *
 iot_current_username(void)
 {
-	if (session_is_authenticator())
+	if (iot_is_authenticator())
 		return claimed_username();
 	return GetUserNameFromId(GetOuterUserId(), false);
 }
@@ -188,7 +189,7 @@ iot_is_admin(void)
 
 	return (superuser_arg(caller) ||
 			(OidIsValid(admin) && has_privs_of_role(caller, admin))) &&
-		(!session_is_authenticator() || claimed_username() != NULL);
+		(!iot_is_authenticator() || claimed_username() != NULL);
 }
 
 /*
@@ -252,7 +253,7 @@ iot_is_admin_sql(PG_FUNCTION_ARGS)
 Datum
 iot_is_authenticator_sql(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(session_is_authenticator());
+	PG_RETURN_BOOL(iot_is_authenticator());
 }
 
 /*
@@ -272,7 +273,7 @@ iot_reads_files_sql(PG_FUNCTION_ARGS)
 Datum
 iot_check_request(PG_FUNCTION_ARGS)
 {
-	if (!session_is_authenticator())
+	if (!iot_is_authenticator())
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("role \"%s\" speaks for itself, not for users",

@@ -7,6 +7,7 @@
 
 #include "utils/uuid.h"
 
+extern bool iot_is_authenticator(void);
 extern PGDLLEXPORT char *iot_current_username(void);
 extern PGDLLEXPORT bool iot_is_admin(void);
 extern PGDLLEXPORT char *iot_require_operate(const pg_uuid_t *device_id, const char *device);

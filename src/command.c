@@ -24,6 +24,7 @@
 #include "event.h"
 #include "iot.h"
 #include "plan.h"
+#include "request.h"
 #include "uuidv7.h"
 
 PG_FUNCTION_INFO_V1(iot_send_command);
@@ -374,6 +375,8 @@ send_command(FunctionCallInfo fcinfo, bool is_word)
 	request.has_request_id = !PG_ARGISNULL(5);
 	if (request.has_request_id)
 		request.request_id = *PG_GETARG_UUID_P(5);
+	else
+		request.has_request_id = iot_request_id(&request.request_id);
 	request.ttl = PG_ARGISNULL(6) ? NULL : PG_GETARG_INTERVAL_P(6);
 	if (strcmp(request.action, "set") != 0 && strcmp(request.action, "add") != 0)
 		ereport(ERROR,

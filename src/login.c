@@ -120,7 +120,7 @@ begin_computing(void)
 	{
 		LWLockRelease(login_lock);
 		ereport(ERROR,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not check a password: too many others are being checked"),
 				 errhint("Try again in a moment.")));
 	}

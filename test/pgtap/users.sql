@@ -8,9 +8,9 @@ SET client_min_messages = warning;
 BEGIN;
 SELECT no_plan();
 
-SELECT current_user AS super \gset
-CREATE ROLE rest_authenticator NOINHERIT;
-GRANT iot_anon, iot_viewer, iot_operator, iot_admin TO rest_authenticator;
+SET LOCAL iot.authenticators = 'users_authenticator';
+CREATE ROLE users_authenticator NOINHERIT;
+GRANT iot_anon, iot_viewer, iot_operator, iot_admin TO users_authenticator;
 CREATE ROLE users_plain IN ROLE iot_operator;
 
 -- what a statement answers, or its SQLSTATE and message
@@ -76,7 +76,7 @@ SELECT is((SELECT count(*) FROM unnest('{iot_viewer,iot_operator,iot_admin,iot_a
 		unnest('{iot.app_user_secret,iot.revoked_token}'::regclass[]) t
 		WHERE has_any_column_privilege(r, t, 'SELECT, INSERT, UPDATE, REFERENCES')), 0::bigint,
 	'nobody reads or writes hashes and revoked tokens');
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT request(NULL, $$SELECT iot.register_user('self', 'made myself')$$) AS closed \gset
 SELECT request(NULL, $$SELECT iot.reset_password('anna', 'stolen pass')$$) AS reset \gset
 SELECT request(NULL, $$SELECT iot.logout()$$) AS logout \gset
@@ -87,7 +87,7 @@ SELECT is(:'reset'::text, 'null 42501 permission denied for function reset_passw
 SELECT is(:'logout'::text, 'null 42501 permission denied for function logout', 'nor logs out who is not in');
 SELECT is(:'read'::text, 'null 42501 permission denied for table app_user', 'nor sees who there is');
 SET LOCAL iot.self_registration = on;
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT request(NULL, $$SELECT 'made' FROM iot.register_user('self', 'made myself')$$) AS open \gset
 SELECT request(NULL, $$SELECT iot.register_user('self2', 'made myself', role => 'iot_admin')$$) AS admin \gset
 SELECT request(NULL, $$SELECT iot.register_user('users_plain', 'made myself')$$) AS role \gset
@@ -151,7 +151,7 @@ SELECT throws_ok($$SELECT iot.change_password('busy as a bee', 'another bee')$$,
 RESET iot.login_max_failures;
 
 -- a token in use
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT request(:'token', 'SELECT current_user') AS role \gset
 SELECT request(:'token', $$SELECT iot.register_user('more', 'correct horse')$$) AS register \gset
 RESET SESSION AUTHORIZATION;
@@ -160,7 +160,7 @@ SELECT is(:'register'::text, 'null 42501 permission denied to register a user', 
 
 -- logging out ends this token; another of the same user goes on
 SELECT login('anna', 'correct horse') AS other \gset
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT request(:'token', 'SELECT iot.logout()') AS out \gset
 SELECT request(:'token', 'SELECT iot.logout()') AS again \gset
 SELECT request(:'other', 'SELECT current_user') AS other_goes_on \gset
@@ -170,7 +170,7 @@ SELECT is(:'again'::text, 'PT401 the token does not count 42501 the session is n
 SELECT is(:'other_goes_on'::text, 'null iot_operator', 'the other one is not touched');
 
 -- changing the password ends all
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT request(:'other', $$SELECT iot.change_password('wrong horse', 'battery staple')$$) AS wrong \gset
 SELECT request(:'other', $$SELECT iot.change_password('correct horse', 'short')$$) AS short \gset
 SELECT request(:'other', $$SELECT iot.change_password('correct horse', 'battery staple')$$) AS changed \gset
@@ -189,7 +189,7 @@ SELECT is(:'fresh_counts'::text, 'null iot_operator', 'a token of the same momen
 
 -- an administrator
 SELECT login('chief', 'chief of all') AS chief \gset
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT request(:'fresh', $$SELECT iot.revoke_tokens('anna')$$) AS by_anna \gset
 SELECT request(:'chief', $$SELECT iot.revoke_tokens('anna')$$) AS revoked \gset
 SELECT request(:'chief', $$SELECT iot.revoke_tokens('nobody')$$) AS unknown \gset
@@ -222,7 +222,7 @@ SELECT answer('SELECT iot.check_request()') AS checked,
 RESET SESSION AUTHORIZATION;
 SELECT is(:'checked'::text, '55000 role "users_plain" speaks for itself, not for users', 'claims of a plain role are told to be none');
 SELECT is(:'forged'::text, '42501 permission denied to register a user', 'and give it nothing');
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT set_config('role', 'iot_operator', true), set_config('request.jwt.claims', '{"sub":"anna","role":"iot_operator"}', true) \g /dev/null
 SELECT answer('SELECT iot.check_request()') AS undated \gset
 SELECT set_config('request.jwt.claims', '{"sub":"nopass","role":"iot_operator"}', true) \g /dev/null
@@ -248,7 +248,7 @@ CREATE SCHEMA evil;
 CREATE FUNCTION evil.yes(numeric, numeric) RETURNS boolean LANGUAGE sql AS 'SELECT true';
 CREATE OPERATOR evil.>= (LEFTARG = numeric, RIGHTARG = numeric, FUNCTION = evil.yes);
 GRANT USAGE ON SCHEMA evil TO PUBLIC;
-SET LOCAL SESSION AUTHORIZATION rest_authenticator;
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
 SELECT set_config('search_path', 'evil, pg_catalog', true), set_config('request.jwt.claims', claims(:'fresh')::text, true),
 	public.answer('SELECT iot.check_request()') AS evil FROM (SELECT set_config('role', 'iot_operator', true)) q \gset
 RESET SESSION AUTHORIZATION;

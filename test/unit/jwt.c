@@ -1,6 +1,6 @@
 /*
  * jwt.c
- *		What we sign, others verify: libjwt does, and base64url is that of RFC 4648.
+ *		What we sign, others verify (libjwt does); base64url is that of RFC 4648.
  */
 #include "test.h"
 
