@@ -304,3 +304,88 @@ BEGIN
 	RETURN recorded;
 END
 $function$;
+
+-- The device groups whose devices the user may view: the rule of iot.may(), once for all of them.
+CREATE OR REPLACE FUNCTION iot_internal.push_groups(username text) RETURNS uuid[]
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF iot_internal.is_admin_role(push_groups.username) THEN
+		RETURN ARRAY(SELECT g.device_group_id FROM iot.device_group g);
+	END IF;
+	RETURN ARRAY(
+		SELECT DISTINCT g.device_group_id
+			FROM iot.app_user u
+				JOIN iot.user_group_member m ON m.app_user_id = u.app_user_id
+				JOIN iot.access_grant g ON g.user_group_id = m.user_group_id
+			WHERE u.username = push_groups.username AND u.enabled);
+END
+$function$;
+
+-- What sensors hold now that are listened to and may have changed.  watches is an array of objects:
+-- watch (its place), id (for the message), username, devices and groups (names, which add up),
+-- parameters (names; absent: all), and since (absent: whatever there is).  For each there is one row
+-- with sensors, how many it selects, and with since, to ask with the next time; and then, unless
+-- there are more than max_sensors of them, those whose row was written by that transaction or a
+-- later one, oldest change first.  mark stands for a state of a row.
+CREATE OR REPLACE FUNCTION iot_internal.push_values(watches jsonb, max_sensors integer)
+RETURNS TABLE (watch integer, sensors bigint, since text, mark bigint, message text)
+-- by index for each sensor, as above: whoever listens names few of many
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
+SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
+AS $function$
+#variable_conflict use_column
+DECLARE
+	-- whatever is committed later was written by this transaction or one after it
+	now_since text := pg_snapshot_xmin(pg_current_snapshot())::xid::text;
+	w record;
+	asked_user text;
+	allowed uuid[];
+	device_ids uuid[];
+BEGIN
+	FOR w IN
+		SELECT q.* FROM jsonb_to_recordset(push_values.watches) AS q (watch integer, id bigint,
+				username text, devices text[], groups text[], parameters text[], since xid)
+			ORDER BY q.username
+	LOOP
+		IF asked_user IS DISTINCT FROM w.username THEN
+			asked_user := w.username;
+			allowed := iot_internal.push_groups(asked_user);
+		END IF;
+		device_ids := ARRAY(
+			SELECT d.device_id FROM iot.device d
+				WHERE d.name = ANY (w.devices) AND d.device_group_id = ANY (allowed)
+			UNION
+			SELECT d.device_id
+				FROM iot.device_group g JOIN iot.device d ON d.device_group_id = g.device_group_id
+				WHERE g.name = ANY (w.groups) AND g.device_group_id = ANY (allowed)
+			LIMIT max_sensors + 1);
+		RETURN QUERY
+		WITH selected AS MATERIALIZED (
+			SELECT d.name AS device, p.name AS parameter, p.unit, v.value, v.value_at, v.source,
+					v.device_id, v.parameter_id, v.xmin AS written_by
+				FROM unnest(device_ids) AS q (device_id)
+					JOIN iot.device d ON d.device_id = q.device_id
+					JOIN iot.sensor_value v ON v.device_id = d.device_id
+					JOIN iot.parameter p ON p.parameter_id = v.parameter_id
+				WHERE w.parameters IS NULL OR p.name = ANY (w.parameters)
+				LIMIT max_sensors + 1
+		), counted AS MATERIALIZED (
+			SELECT greatest(count(*), cardinality(device_ids)) AS sensors FROM selected
+		)
+		SELECT w.watch, c.sensors, now_since, NULL::bigint, NULL::text FROM counted c
+		UNION ALL
+		(SELECT NULL, NULL, NULL,
+				uuid_hash_extended(s.device_id,
+					uuid_hash_extended(s.parameter_id, s.written_by::text::bigint)),
+				json_build_object('op', 'measurement', 'id', w.id, 'device', s.device,
+					'parameter', s.parameter, 'value', s.value, 'unit', s.unit,
+					'at', iot_internal.utc_text(s.value_at), 'source', s.source)::text
+			FROM selected s CROSS JOIN counted c
+			WHERE c.sensors <= max_sensors
+				-- a command that is taken back may leave no value behind, which is news
+				AND CASE WHEN w.since IS NULL THEN s.value IS NOT NULL
+					ELSE age(s.written_by) <= age(w.since) END
+			ORDER BY age(s.written_by) DESC);
+	END LOOP;
+END
+$function$;

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "pushd/feed.h"
+#include "pushd/telemetry.h"
 
 #define FILE_CHUNK		16384
 #define REPLY_DEADLINE_MS 15000
@@ -141,6 +142,7 @@ answer_metrics(Client *client, const Request *request)
 	GAUGE("connections", "Open connections.", client_total());
 	GAUGE("ready_sockets", "WebSockets whose user is known.", client_count(CLIENT_READY));
 	GAUGE("subscriptions", "Subscriptions of all sockets.", subscriptions);
+	GAUGE("live_subscriptions", "Those of them for live measurements.", telemetry_total());
 	GAUGE("queued_bytes", "Bytes that wait for sockets.", queued);
 	GAUGE("unrecorded_deliveries", "Deliveries taken by a socket and not yet recorded.",
 		  feed_waiting_records());
@@ -166,6 +168,8 @@ answer_metrics(Client *client, const Request *request)
 	COUNTER("database_connects_total", "Connections made to the database.",
 			metrics.database_connects);
 	COUNTER("hints_total", "Wake-ups by NOTIFY.", metrics.hints);
+	COUNTER("value_polls_total", "Statements about live measurements.", metrics.value_polls);
+	COUNTER("values_sent_total", "Live measurements taken by sockets.", metrics.values_sent);
 #undef GAUGE
 #undef COUNTER
 	if (fclose(out) != 0)

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 
 #include "pushd/feed.h"
+#include "pushd/telemetry.h"
 
 static Client *clients;
 static int	n_clients;
@@ -109,6 +110,7 @@ client_close(Client *client, uint16_t code, const char *reason)
 		return;
 	count_close(client, code, reason);
 	feed_forget(client);
+	telemetry_forget(client);
 	user_leave(client);
 	queue_free(client, client->queue, false);
 	client->queue = NULL;
@@ -467,6 +469,7 @@ client_end(Client *client)
 	if (client->is_websocket && client_is_open(client))
 		log_limited("client %llu went away", (unsigned long long) client->number);
 	feed_forget(client);
+	telemetry_forget(client);
 	user_leave(client);
 	queue_free(client, client->queue, false);
 	queue_free(client, client->unconfirmed, false);

@@ -2,9 +2,9 @@
  * feed.c
  *		What the daemon asks the database, and who gets what it answers.
  *
- * There is one statement at a time, and five things to ask: what is new (live), what one client
- * missed (page), whether a user may come in (authorize), what nobody took yet (sweep), and to
- * write down what was taken (record).  They take turns, and each is bounded, so that none starves
+ * There is one statement at a time, and six things to ask: what is new (live), what one client
+ * missed (page), whether a user may come in (authorize), what nobody took yet (sweep), what sensors
+ * say (values, telemetry.c), and to write down what was taken (record).  They take turns, and each is bounded, so that none starves
  * the others.
  *
  * What makes the order right: sequence numbers become visible in order, all statements run one
@@ -21,12 +21,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "pushd/telemetry.h"
+
 #define SWEEP_MS		1000	/* the least between a hint and the look at what nobody took */
 #define TICK_MS			50
 
 typedef enum Turn
 {
-	TURN_LIVE, TURN_RECORD, TURN_AUTHORIZE, TURN_PAGE, TURN_SWEEP, N_TURNS
+	TURN_LIVE, TURN_RECORD, TURN_AUTHORIZE, TURN_PAGE, TURN_SWEEP, TURN_VALUES,
+	N_TURNS
 } Turn;
 
 /*
@@ -287,6 +290,7 @@ feed_disconnected(void)
 	bool		was_ready = feed.ready;
 
 	feed.ready = false;
+	telemetry_disconnected();
 	if (!was_ready)
 		return;
 	for (Client *client = client_first(); client != NULL; client = client->next)
@@ -334,6 +338,10 @@ feed_pump(void)
 			case TURN_SWEEP:
 				if (feed.sweep_wanted && !feed.paused)
 					(void) sweep_send();
+				break;
+			case TURN_VALUES:
+				if (telemetry_due())
+					(void) telemetry_send();
 				break;
 			case N_TURNS:
 				break;

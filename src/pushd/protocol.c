@@ -18,6 +18,7 @@
 #include "core/glob.h"
 #include "core/utf8.h"
 #include "pushd/feed.h"
+#include "pushd/telemetry.h"
 
 #define MAX_ID			INT64_C(9007199254740991)	/* what a double holds exactly */
 #define MAX_WORDS		1024	/* of one subscription */
@@ -234,6 +235,19 @@ read_position(Subscription *subscription, const cJSON *request)
 	return NULL;
 }
 
+/* Whether the client may have another subscription, of that id; else it is told why not. */
+static bool
+may_subscribe(Client *client, int64_t id)
+{
+	if (find_subscription(client, id) != NULL || telemetry_watches(client, id))
+		protocol_error(client, &id, "duplicate", "there is a subscription with this id");
+	else if (client->n_subscriptions >= options.max_subscriptions)
+		protocol_error(client, &id, "limit", "too many subscriptions on this connection");
+	else
+		return true;
+	return false;
+}
+
 static void
 take_subscribe(Client *client, const cJSON *request, int64_t id)
 {
@@ -242,16 +256,8 @@ take_subscribe(Client *client, const cJSON *request, int64_t id)
 	const char *why;
 	cJSON	   *object;
 
-	if (find_subscription(client, id) != NULL)
-	{
-		protocol_error(client, &id, "duplicate", "there is a subscription with this id");
+	if (!may_subscribe(client, id))
 		return;
-	}
-	if (client->n_subscriptions >= options.max_subscriptions)
-	{
-		protocol_error(client, &id, "limit", "too many subscriptions on this connection");
-		return;
-	}
 	subscription = calloc(1, sizeof(Subscription));
 	if (subscription == NULL)
 	{
@@ -281,11 +287,33 @@ take_subscribe(Client *client, const cJSON *request, int64_t id)
 }
 
 static void
+take_live(Client *client, const cJSON *request, int64_t id)
+{
+	const char *why;
+
+	if (!may_subscribe(client, id))
+		return;
+	why = telemetry_watch(client, id, request);
+	if (why != NULL)
+	{
+		protocol_error(client, &id, "invalid", why);
+		return;
+	}
+	send_object(client, new_object("subscribed", &id));
+	feed_pump();
+}
+
+static void
 take_unsubscribe(Client *client, int64_t id)
 {
 	Subscription **link = &client->subscriptions;
 	Subscription *subscription;
 
+	if (telemetry_unwatch(client, id))
+	{
+		send_object(client, new_object("unsubscribed", &id));
+		return;
+	}
 	while (*link != NULL && (*link)->id != id)
 		link = &(*link)->next;
 	subscription = *link;
@@ -341,15 +369,15 @@ take_request(Client *client, const cJSON *request)
 		take_ack(client, request);
 	else if (strcmp(op, "auth") == 0)
 		protocol_error(client, NULL, "invalid", "this connection has its user already");
-	else if (strcmp(op, "live") == 0)
-		protocol_error(client, has_id ? &id : NULL, "unsupported",
-					   "live measurements are not served by this version");
-	else if (strcmp(op, "subscribe") != 0 && strcmp(op, "unsubscribe") != 0)
+	else if (strcmp(op, "subscribe") != 0 && strcmp(op, "unsubscribe") != 0 &&
+			 strcmp(op, "live") != 0)
 		protocol_error(client, has_id ? &id : NULL, "unsupported", "unknown op");
 	else if (!has_id)
 		protocol_error(client, NULL, "invalid", "id is missing");
 	else if (strcmp(op, "subscribe") == 0)
 		take_subscribe(client, request, id);
+	else if (strcmp(op, "live") == 0)
+		take_live(client, request, id);
 	else
 		take_unsubscribe(client, id);
 }

@@ -8,7 +8,7 @@
  * knows whose they are, queue.c holds what waits for them, frame.c reads frames, auth.c judges
  * tokens, protocol.c understands what clients say, pg.c connects to the database, and feed.c
  * decides what is asked there: live.c what is new, catchup.c what one client missed, record.c what
- * was taken.
+ * was taken, telemetry.c what sensors say.
  */
 #ifndef IOT_PUSHD_PUSHD_H
 #define IOT_PUSHD_PUSHD_H
@@ -92,13 +92,16 @@ typedef struct Metrics
 	uint64_t	closed_error;	/* 1002, 1003, 1007, 1009 */
 	uint64_t	database_connects;
 	uint64_t	hints;
+	uint64_t	value_polls;	/* statements about live measurements */
+	uint64_t	values_sent;	/* live measurements taken by a socket */
 } Metrics;
 
 /* A text on its way to any number of sockets, with its frame header before it. */
 typedef struct Message
 {
 	int			refs;
-	bool		is_event;		/* may be put into one frame with its neighbours */
+	bool		is_event;		/* this and the next may share a frame with their neighbours */
+	bool		is_value;
 	bool		is_pong;
 	bool		broadcast;		/* a delivery to "whoever comes first" waits for it */
 	int64_t		seq;
@@ -108,6 +111,7 @@ typedef struct Message
 } Message;
 
 typedef struct Client Client;
+typedef struct Watch Watch;
 
 /* A user with at least one socket that is ready. */
 typedef struct User
@@ -198,8 +202,9 @@ struct Client
 	int64_t		last_seq;		/* highest sequence number queued */
 	int64_t    *seen;			/* seqs of pending deliveries that went to this socket */
 	int			n_seen;
-	int			n_subscriptions;
+	int			n_subscriptions;	/* watches included */
 	Subscription *subscriptions;
+	Watch	   *watches;		/* of live measurements */
 	QueueItem  *queue;
 	QueueItem  *queue_last;
 	QueueItem  *unconfirmed;	/* handed to the library, which has not written all of it */

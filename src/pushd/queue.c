@@ -114,8 +114,11 @@ queue_free(Client *client, QueueItem *item, bool taken)
 			feed_taken(client->user, item->message);
 		else if (item->record)
 			client->user->in_flight--;
-		if (taken && item->message->is_event)
-			metrics.events_sent++;
+		if (taken)
+		{
+			metrics.events_sent += item->message->is_event;
+			metrics.values_sent += item->message->is_value;
+		}
 		message_release(item->message);
 		free(item);
 		item = next;
@@ -143,9 +146,15 @@ queue_write_bytes(Client *client, unsigned char *bytes, size_t len)
 	return 0;
 }
 
+static bool
+may_share_frame(const Message *message)
+{
+	return message->is_event || message->is_value;
+}
+
 /*
- * Writes the first message of the queue, or as many events from its head as go into one frame, as
- * a JSON array: a frame costs more than what is in it.
+ * Writes the first message of the queue, or as many events and values from its head as go into one
+ * frame, as a JSON array: a frame costs more than what is in it.
  */
 int
 queue_write(Client *client)
@@ -158,9 +167,9 @@ queue_write(Client *client)
 	size_t		len = 1 + (size_t) message->len;
 	int			result;
 
-	if (message->is_event)
+	if (may_share_frame(message))
 	{
-		while (last->next != NULL && last->next->message->is_event &&
+		while (last->next != NULL && may_share_frame(last->next->message) &&
 			   len + 1 + last->next->message->len <= MAX_FRAME)
 		{
 			last = last->next;

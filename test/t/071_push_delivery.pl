@@ -255,7 +255,7 @@ sub error_of
 	is($error->{code}, $code, "$what: $error->{message}");
 	return $error;
 }
-is(error_of({ op => 'live', id => 9, devices => [], parameters => [] }, 'unsupported', 'live')->{id},
+is(error_of({ op => 'live', id => 9, devices => [], parameters => [] }, 'invalid', 'live')->{id},
 	9, 'an error names the request');
 error_of({ op => 'dance', id => 1 }, 'unsupported', 'an unknown op');
 error_of({ id => 1 }, 'invalid', 'no op');

@@ -76,6 +76,12 @@ SELECT count(*)
 		SELECT FROM iot_internal.push_viewers(ARRAY[d.device_id], $asked) AS v
 		WHERE v.device_id = d.device_id AND v.ordinal = u.ordinal)
 EOC
+is($iot->psql(<<"EOC"), 0, 'also for whole device groups');
+SELECT count(*)
+	FROM unnest($asked) AS u (username) CROSS JOIN iot.device d
+	WHERE iot.may(u.username, d.device_id, 'view')
+		<> (d.device_group_id = ANY (iot_internal.push_groups(u.username)))
+EOC
 
 # the pages, asked as the daemon does
 my $all = $iot->psql("SELECT count(*) FROM ($at_once) AS q");

@@ -1,0 +1,21 @@
+/*
+ * telemetry.h
+ *		Live measurements: who listens to which sensors, and what they are told.
+ */
+#ifndef IOT_PUSHD_TELEMETRY_H
+#define IOT_PUSHD_TELEMETRY_H
+
+#include <cjson/cJSON.h>
+
+#include "pushd/pushd.h"
+
+extern const char *telemetry_watch(Client *client, int64_t id, const cJSON *request);
+extern bool telemetry_watches(const Client *client, int64_t id);
+extern bool telemetry_unwatch(Client *client, int64_t id);
+extern void telemetry_forget(Client *client);
+extern int	telemetry_total(void);
+extern bool telemetry_due(void);
+extern bool telemetry_send(void);
+extern void telemetry_disconnected(void);
+
+#endif							/* IOT_PUSHD_TELEMETRY_H */
