@@ -109,6 +109,11 @@ main(int argc, char **argv)
 		   (unsigned long long) sim.count.refused, (unsigned long long) sim.count.dropped,
 		   (unsigned long long) sim.count.answered, (unsigned long long) sim.count.published,
 		   (unsigned long long) sim.count.acked);
+	for (int i = 0; i < sim.device_count; i++)
+	{
+		free(sim.devices[i].user);
+		free(sim.devices[i].password);
+	}
 	free(sim.devices);
 	free(sim.links);
 	free(sim.opt.password);

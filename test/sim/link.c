@@ -197,7 +197,9 @@ make_link(SimLink *link, int at, SimDevice *devices, int count)
 	mosquitto_int_option(link->mosq, MOSQ_OPT_SEND_MAXIMUM, 2000);
 	mosquitto_int_option(link->mosq, MOSQ_OPT_RECEIVE_MAXIMUM, 2000);
 	mosquitto_int_option(link->mosq, MOSQ_OPT_TCP_NODELAY, 1);
-	if (opt->user != NULL)
+	if (devices[0].user != NULL)
+		mosquitto_username_pw_set(link->mosq, devices[0].user, devices[0].password);
+	else if (opt->user != NULL)
 	{
 		bool		own = opt->link_per_device && strcmp(opt->user, "{device}") == 0;
 

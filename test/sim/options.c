@@ -18,6 +18,7 @@ static const char *const usage_text =
 "           --protocol 5|3.1.1  --client-id ID  --persistent  --keepalive S  --qos 0|1\n"
 "           --connection-per-device    one connection, and one last will, for each;\n"
 "           user \"{device}\" means the device's name then\n"
+"           --credentials FILE    the same, with lines of DEVICE USER PASSWORD\n"
 "Devices:   --devices A,B,C    or    --prefix NAME --count N\n"
 "Topics:    --telemetry-topic T  --attributes-topic T  --status-topic T\n"
 "           --command-topic T  --ack-topic T    with {device} for the name\n"
@@ -93,6 +94,37 @@ read_password(const char *path)
 	return strdup(line);
 }
 
+/* Gives each device what the file says it logs in with; every one must be there. */
+static void
+read_credentials(const char *path)
+{
+	FILE	   *file = fopen(path, "r");
+	char		name[IOT_DEVICE_NAME_MAX + 1];
+	char		user[256];
+	char		password[256];
+
+	if (file == NULL)
+		fail("could not read credentials from \"%s\"", path);
+	while (fscanf(file, "%64s %255s %255s", name, user, password) == 3)
+	{
+		for (int i = 0; i < sim.device_count; i++)
+		{
+			SimDevice  *device = &sim.devices[i];
+
+			if (strcmp(device->name, name) != 0)
+				continue;
+			device->user = strdup(user);
+			device->password = strdup(password);
+		}
+	}
+	fclose(file);
+	for (int i = 0; i < sim.device_count; i++)
+	{
+		if (sim.devices[i].user == NULL)
+			fail("\"%s\" has no credential for device \"%s\"", path, sim.devices[i].name);
+	}
+}
+
 static void
 add_device(const char *name)
 {
@@ -136,7 +168,7 @@ parse_parameters(char *text)
 enum
 {
 	O_HOST = 256, O_PORT, O_USER, O_PASSWORD_FILE, O_CA_FILE, O_CERT_FILE, O_KEY_FILE, O_PROTOCOL,
-	O_CLIENT_ID, O_PERSISTENT, O_KEEPALIVE, O_QOS, O_LINKS, O_DEVICES, O_PREFIX, O_COUNT,
+	O_CLIENT_ID, O_PERSISTENT, O_KEEPALIVE, O_QOS, O_LINKS, O_CREDENTIALS, O_DEVICES, O_PREFIX, O_COUNT,
 	O_TELEMETRY_TOPIC, O_ATTRIBUTES_TOPIC, O_STATUS_TOPIC, O_COMMAND_TOPIC, O_ACK_TOPIC,
 	O_PARAMETERS, O_RATE, O_MESSAGES, O_JITTER, O_ATTRIBUTES, O_EXIT_WHEN_DONE, O_REFUSE_ABOVE,
 	O_REFUSE_BELOW, O_SILENT, O_SILENT_SHARE, O_IGNORE_FIRST, O_DELAY, O_DELAY_MAX, O_ANSWERS,
@@ -158,6 +190,7 @@ static const struct option long_options[] = {
 	{"keepalive", required_argument, NULL, O_KEEPALIVE},
 	{"qos", required_argument, NULL, O_QOS},
 	{"connection-per-device", no_argument, NULL, O_LINKS},
+	{"credentials", required_argument, NULL, O_CREDENTIALS},
 	{"devices", required_argument, NULL, O_DEVICES},
 	{"prefix", required_argument, NULL, O_PREFIX},
 	{"count", required_argument, NULL, O_COUNT},
@@ -352,6 +385,10 @@ parse_broker(SimOptions *opt, int option, const char *name, const char *value)
 		case O_LINKS:
 			opt->link_per_device = true;
 			return true;
+		case O_CREDENTIALS:
+			opt->credentials = value;
+			opt->link_per_device = true;
+			return true;
 		default:
 			return false;
 	}
@@ -419,6 +456,8 @@ sim_parse_options(int argc, char **argv)
 	}
 	if (sim.device_count == 0)
 		fail("no devices: give --devices, or --prefix and --count");
+	if (opt->credentials != NULL)
+		read_credentials(opt->credentials);
 	if (opt->parameter_count == 0)
 	{
 		opt->initial[0] = 20.0;

@@ -26,6 +26,7 @@ typedef struct SimOptions
 	int			port;
 	const char *user;
 	char	   *password;
+	const char *credentials;	/* file with a user and password for each device, or NULL */
 	const char *ca_file;
 	const char *cert_file;
 	const char *key_file;
@@ -74,6 +75,8 @@ typedef struct SimLink SimLink;
 typedef struct SimDevice
 {
 	char		name[IOT_DEVICE_NAME_MAX + 1];
+	char	   *user;			/* of its own, with --credentials */
+	char	   *password;
 	SimLink    *link;
 	uint64_t	random;
 	double		values[SIM_PARAMETERS_MAX];
