@@ -198,7 +198,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 DECLARE
 	known record;
 	issued_at bigint;
-	ttl integer := extract(epoch FROM current_setting('iot.token_ttl')::interval);
+	ttl integer;
 BEGIN
 	IF username IS NULL OR password IS NULL THEN
 		RAISE EXCEPTION 'username and password must not be null'
@@ -212,6 +212,7 @@ BEGIN
 			USING ERRCODE = 'invalid_password',
 				HINT = 'An administrator can reset a password: iot.reset_password().';
 	END IF;
+	ttl := extract(epoch FROM current_setting('iot.token_ttl')::interval);
 	-- whole seconds, and not before what was revoked a moment ago
 	issued_at := greatest(floor(extract(epoch FROM clock_timestamp())),
 		ceil(extract(epoch FROM known.tokens_valid_from)));
