@@ -210,4 +210,13 @@ $bare->psql(q{SELECT iot.register_user('anna', 'correct horse')});
 like($bare->psql_error(q{SELECT iot.login('anna', 'correct horse')}), qr/55000.*shared_preload_libraries/s,
 	'a server that cannot count failures logs nobody in');
 
+# what doc/deploy says can be done
+$bare->node->safe_psql('postgres', 'CREATE DATABASE deployed');
+$bare->node->command_ok([ 'psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-d', $bare->node->connstr('deployed'),
+		'-f', "$IotTest::source_dir/doc/deploy/init.sql" ], 'the database of compose.yaml can be made');
+my ($anon, $hook) = PostgreSQL::Test::Utils::slurp_file("$IotTest::source_dir/doc/deploy/postgrest.conf")
+  =~ /^db-anon-role = "(\w+)".*^db-pre-request = "([\w.]+)"/ms;
+is($bare->psql("SELECT has_function_privilege('$anon', '$hook()', 'EXECUTE')"), 't',
+	'what postgrest.conf names is there');
+
 done_testing();
