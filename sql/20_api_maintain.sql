@@ -1,81 +1,7 @@
--- Maintenance: partitions ahead of time, and rows that have been kept long enough.
+-- Maintenance: partitions ahead of time (20_partition), and rows that have been kept long enough.
 --
 -- Work comes in steps that end within a second or two, each a transaction of its own, because no
 -- snapshot of ours may hold back vacuum, nor a lock of ours hold up a device.
-
--- Partitions of a table with the range that each covers.  A range without an end is infinite.
-CREATE OR REPLACE FUNCTION iot_internal.partitions(parent regclass)
-RETURNS TABLE (partition regclass, lower timestamptz, upper timestamptz)
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET datestyle = 'ISO' SET timezone = 'UTC' AS $function$
-	SELECT c.oid::pg_catalog.regclass,
-		coalesce(pg_catalog.substring(b.bound, $$FROM \('([^']*)'\)$$)::timestamptz, '-infinity'),
-		coalesce(pg_catalog.substring(b.bound, $$TO \('([^']*)'\)$$)::timestamptz, 'infinity')
-	FROM pg_catalog.pg_inherits i
-		JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
-		CROSS JOIN LATERAL pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS b (bound)
-	WHERE i.inhparent = parent AND b.bound <> 'DEFAULT'
-$function$;
-
--- Make one day's partition of a table, and bring in the day's rows that had to go to the DEFAULT
--- partition meanwhile; true where it had to move some.  Gives up with lock_not_available rather
--- than queue behind a long transaction, since everybody else would queue behind us.
-CREATE OR REPLACE FUNCTION iot_internal.make_partition(parent regclass, day date) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET datestyle = 'ISO' SET timezone = 'UTC' SET lock_timeout = '200ms' AS $function$
-DECLARE
-	time_column text := CASE parent WHEN 'iot.event'::regclass THEN 'created_at' ELSE 'ts' END;
-	parent_name text := (SELECT c.relname FROM pg_class c WHERE c.oid = parent);
-	partition text := format('iot.%I', parent_name || to_char(day, '_YYYYMMDD'));
-	fallback text := format('iot.%I', parent_name || '_default');
-	range text := format('%1$I >= %2$L AND %1$I < %3$L', time_column,
-		day::timestamptz, (day + 1)::timestamptz);
-	strays boolean;
-BEGIN
-	EXECUTE format('CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS '
-		'INCLUDING INDEXES INCLUDING STORAGE INCLUDING COMPRESSION)', partition, parent);
-	-- the check spares ATTACH the reading of the rows, under its locks
-	EXECUTE format('ALTER TABLE %s ADD CONSTRAINT day_check CHECK (%s)', partition, range);
-	EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', fallback, range) INTO strays;
-	IF strays THEN
-		-- most of them beside the writers, what came meanwhile under the lock
-		EXECUTE format('WITH gone AS (DELETE FROM %s WHERE %s RETURNING *) '
-			'INSERT INTO %s SELECT * FROM gone', fallback, range, partition);
-		EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', fallback);
-		EXECUTE format('WITH gone AS (DELETE FROM %s WHERE %s RETURNING *) '
-			'INSERT INTO %s SELECT * FROM gone', fallback, range, partition);
-	END IF;
-	EXECUTE format('ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)',
-		parent, partition, day::timestamptz, (day + 1)::timestamptz);
-	EXECUTE format('ALTER TABLE %s DROP CONSTRAINT day_check', partition);
-	RETURN strays;
-END
-$function$;
-
--- Days for which a table needs a partition and has none: those of the coming week, and those of
--- rows in its DEFAULT partition that are neither too old to keep nor from a far future.
-CREATE OR REPLACE FUNCTION iot_internal.missing_days(parent regclass, oldest timestamptz)
-RETURNS SETOF date
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET timezone = 'UTC' AS $function$
-DECLARE
-	last_day date := now()::date + 7;
-BEGIN
-	RETURN QUERY EXECUTE format(
-		'SELECT w.day FROM (
-			SELECT generate_series(now()::date, %3$L::date, ''1 day'')::date AS day
-			UNION
-			SELECT s.%1$I::date FROM iot.%2$I s
-				WHERE s.%1$I >= %4$L AND s.%1$I < %3$L::date + 1) w
-		WHERE NOT EXISTS (
-			SELECT FROM iot_internal.partitions($1) p
-			WHERE p.lower < (w.day + 1)::timestamptz AND p.upper > w.day::timestamptz)
-		ORDER BY w.day',
-		CASE parent WHEN 'iot.event'::regclass THEN 'created_at' ELSE 'ts' END,
-		(SELECT c.relname || '_default' FROM pg_class c WHERE c.oid = parent),
-		last_day, oldest) USING parent;
-END
-$function$;
 
 -- Types of events that a consumer reads; NULL is all.  A cursor that finds nothing of its own stays
 -- behind for a while, which is no lag.
@@ -282,7 +208,7 @@ DECLARE
 	state text;
 	parent regclass;
 	relation text;
-	day date;
+	missing record;
 	failure text;
 	more boolean := false;
 	keeps_rollups boolean;
@@ -297,18 +223,15 @@ BEGIN
 	END IF;
 
 	FOREACH parent IN ARRAY ARRAY['iot.event', 'iot.measurement', 'iot.rollup_minute']::regclass[] LOOP
-		FOR day IN
-			SELECT d.day FROM iot_internal.missing_days(parent,
-				now() - (SELECT r.keep FROM iot.retention r
-					JOIN pg_class c ON c.relname = r.relation WHERE c.oid = parent)) AS d (day) LOOP
+		FOR missing IN SELECT m.lower, m.upper FROM iot_internal.missing_partitions(parent) m LOOP
 			BEGIN
 				-- locks on rows that moved are not held while others are waited for
-				IF iot_internal.make_partition(parent, day) THEN
+				IF iot_internal.make_partition(parent, missing.lower, missing.upper) THEN
 					RETURN true;
 				END IF;
 			EXCEPTION WHEN OTHERS THEN
 				failure := format('could not make the partition of %s for %s: %s',
-					parent, day, sqlerrm);
+					parent, missing.lower, sqlerrm);
 			END;
 		END LOOP;
 	END LOOP;
@@ -339,6 +262,11 @@ BEGIN
 				failure := format('could not delete old rows of iot.%s: %s', relation, sqlerrm);
 			END;
 		END LOOP;
+		BEGIN
+			more := iot_internal.delete_old_of_types(5000) OR more;
+		EXCEPTION WHEN OTHERS THEN
+			failure := format('could not delete old measurements by device type: %s', sqlerrm);
+		END;
 		BEGIN
 			more := iot_internal.trim_dead_letters(5000) OR more;
 		EXCEPTION WHEN OTHERS THEN

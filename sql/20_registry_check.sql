@@ -188,6 +188,11 @@ BEGIN
 			MESSAGE = format('offline_after of %s is out of range', what),
 			HINT = 'It is between 1 s and 30 days, or NULL where silence means nothing.';
 	END IF;
+	IF NEW.retention < interval '1 hour' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('retention of %s is below an hour', what),
+			HINT = 'NULL is for as long as iot.retention says.';
+	END IF;
 	FOR topic IN
 		SELECT t.key, t.template, min(t.key) OVER same AS first, max(t.key) OVER same AS last
 		FROM (VALUES ('telemetry_topic', NEW.telemetry_topic),
@@ -474,7 +479,8 @@ END
 $function$;
 
 CREATE OR REPLACE FUNCTION iot_internal.check_retention() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET intervalstyle = 'postgres' AS $function$
 BEGIN
 	IF NEW.relation <> ALL (ARRAY['event', 'measurement', 'rollup_minute', 'rollup_hour', 'command',
 			'alarm', 'notification', 'delivery', 'dead_letter']) THEN
@@ -507,6 +513,23 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('"max_rows" of %s is below zero', NEW.relation),
 			HINT = 'NULL is for no limit.';
+	END IF;
+	IF (NEW.partition_width IS NOT NULL)
+			<> (NEW.relation = ANY (ARRAY['event', 'measurement', 'rollup_minute'])) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format(CASE WHEN NEW.partition_width IS NULL
+				THEN '"partition_width" of %s is missing' ELSE '%s has no partitions' END, NEW.relation),
+			HINT = 'Partitions have event, measurement and rollup_minute: by default one for each day.';
+	END IF;
+	-- a month is no number of days, though it compares as one
+	IF NOT (CASE WHEN extract(month FROM NEW.partition_width) <> 0
+			OR extract(year FROM NEW.partition_width) <> 0
+		THEN NEW.partition_width::text = '1 mon'
+		ELSE extract(epoch FROM NEW.partition_width) BETWEEN 3600 AND 31 * 86400
+			AND extract(epoch FROM NEW.partition_width) % 3600 = 0 END) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid "partition_width" of %s: %s', NEW.relation, NEW.partition_width),
+			HINT = 'It is a number of full hours up to 31 days, or 1 month.';
 	END IF;
 	IF NEW.cap < NEW.keep THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',

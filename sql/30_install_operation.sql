@@ -25,9 +25,12 @@ BEGIN
 		keep interval NOT NULL,
 		cap interval,
 		max_rows bigint,
+		partition_width interval,
 		CONSTRAINT retention_keep_check CHECK (keep >= interval '1 hour'),
 		CONSTRAINT retention_cap_check CHECK (cap >= keep),
-		CONSTRAINT retention_max_rows_check CHECK (max_rows >= 0)
+		CONSTRAINT retention_max_rows_check CHECK (max_rows >= 0),
+		CONSTRAINT retention_partition_width_check CHECK ((partition_width IS NOT NULL)
+			= (relation IN ('event', 'measurement', 'rollup_minute')))
 	);
 	CREATE TABLE iot.maintenance (
 		only_row boolean CONSTRAINT maintenance_pkey PRIMARY KEY DEFAULT true CHECK (only_row),

@@ -32,6 +32,7 @@ BEGIN
 		max_attempts integer NOT NULL DEFAULT 3,
 		command_ttl interval,
 		offline_after interval,
+		retention interval,
 		telemetry_topic text NOT NULL DEFAULT 'iot/{device}/telemetry',
 		attributes_topic text NOT NULL DEFAULT 'iot/{device}/attributes',
 		status_topic text NOT NULL DEFAULT 'iot/{device}/status',
@@ -47,7 +48,8 @@ BEGIN
 		CONSTRAINT device_type_command_ttl_check
 			CHECK (command_ttl BETWEEN interval '10 ms' AND interval '30 days'),
 		CONSTRAINT device_type_offline_after_check
-			CHECK (offline_after BETWEEN interval '1 s' AND interval '30 days')
+			CHECK (offline_after BETWEEN interval '1 s' AND interval '30 days'),
+		CONSTRAINT device_type_retention_check CHECK (retention >= interval '1 hour')
 	);
 	CREATE TABLE iot.adapter (
 		adapter_id uuid CONSTRAINT adapter_pkey PRIMARY KEY,

@@ -12,16 +12,16 @@ BEGIN
 		SELECT iot_internal.uuidv7(), iot_internal.system_identifier(), d.oid, iot_internal.timeline()
 		FROM pg_database d WHERE d.datname = current_database()
 		ON CONFLICT DO NOTHING;
-	INSERT INTO iot.retention (relation, keep, cap, max_rows) VALUES
-		('event', '7 days', '30 days', NULL),
-		('measurement', '365 days', NULL, NULL),
-		('rollup_minute', '365 days', NULL, NULL),
-		('rollup_hour', '3650 days', NULL, NULL),
-		('command', '30 days', NULL, NULL),
-		('alarm', '365 days', NULL, NULL),
-		('notification', '30 days', NULL, NULL),
-		('delivery', '30 days', NULL, NULL),
-		('dead_letter', '30 days', NULL, 100000)
+	INSERT INTO iot.retention (relation, keep, cap, max_rows, partition_width) VALUES
+		('event', '7 days', '30 days', NULL, '1 day'),
+		('measurement', '365 days', NULL, NULL, '1 day'),
+		('rollup_minute', '365 days', NULL, NULL, '1 day'),
+		('rollup_hour', '3650 days', NULL, NULL, NULL),
+		('command', '30 days', NULL, NULL, NULL),
+		('alarm', '365 days', NULL, NULL, NULL),
+		('notification', '30 days', NULL, NULL, NULL),
+		('delivery', '30 days', NULL, NULL, NULL),
+		('dead_letter', '30 days', NULL, 100000, NULL)
 		ON CONFLICT DO NOTHING;
 
 	CREATE OR REPLACE TRIGGER retention_check BEFORE INSERT OR UPDATE ON iot.retention
@@ -33,7 +33,7 @@ BEGIN
 	CREATE OR REPLACE VIEW iot.metric AS
 		SELECT m.metric, m.label, m.value FROM iot_internal.metrics() m;
 	GRANT SELECT ON iot.metric TO iot_admin, pg_monitor;
-	GRANT UPDATE (keep, cap, max_rows) ON iot.retention TO iot_admin;
+	GRANT UPDATE (keep, cap, max_rows, partition_width) ON iot.retention TO iot_admin;
 
 	COMMENT ON TABLE iot.schema_version IS 'version of the tables; iot.migrate() raises it';
 	COMMENT ON TABLE iot.epoch IS
@@ -48,6 +48,8 @@ BEGIN
 		'age from which a partition of the log goes even if a consumer has not read it';
 	COMMENT ON COLUMN iot.retention.max_rows IS
 		'dead letters beyond so many go, the oldest first; NULL for no limit';
+	COMMENT ON COLUMN iot.retention.partition_width IS
+		'time that a new partition covers, from 1 hour to 1 month; those that are there stay';
 	COMMENT ON TABLE iot.maintenance IS 'last complete run of iot.maintain()';
 	COMMENT ON VIEW iot.metric IS 'iot.status() as numbers, for Prometheus'' postgres exporter';
 	COMMENT ON TABLE iot.worker IS 'what each worker last said of itself';

@@ -17,7 +17,11 @@ BEGIN
 			' EXECUTE FUNCTION iot_internal.registry_changed()', relation);
 	END LOOP;
 
+	INSERT INTO iot.type_sweep (only_row) VALUES (true)
+		ON CONFLICT DO NOTHING;
+
 	GRANT SELECT, INSERT ON iot.measurement, iot.dead_letter TO iot_worker;
+	GRANT SELECT ON iot.type_sweep TO iot_admin;
 	GRANT SELECT ON iot.retention TO iot_worker;
 	GRANT SELECT, INSERT ON iot.measurement TO iot_admin;
 	GRANT SELECT, DELETE ON iot.dead_letter TO iot_admin;
@@ -33,6 +37,15 @@ BEGIN
 		'what devices measured: a finite number with a device time; the first value of a key stays';
 	COMMENT ON COLUMN iot.measurement.ts IS
 		'the device''s time, or that of arrival where it gave none';
+	COMMENT ON TABLE iot.type_sweep IS
+		'how far deleting by iot.device_type.retention has come';
+	COMMENT ON COLUMN iot.type_sweep.began_at IS 'of the pass under way; NULL between passes';
+	COMMENT ON COLUMN iot.type_sweep.is_full IS 'it is for all partitions';
+	COMMENT ON COLUMN iot.type_sweep.retentions IS 'what it goes by';
+	COMMENT ON COLUMN iot.type_sweep.lower IS
+		'beginning of the partition that it has come to; device_id, parameter_id and ts: of the last row deleted there';
+	COMMENT ON COLUMN iot.type_sweep.swept_at IS 'beginning of the last complete pass';
+	COMMENT ON COLUMN iot.type_sweep.full_at IS 'beginning of the last one for all partitions';
 	COMMENT ON TABLE iot.dead_letter IS 'what came in and could not be used';
 	COMMENT ON COLUMN iot.dead_letter.adapter IS 'where it came in; null for the SQL door';
 	COMMENT ON COLUMN iot.dead_letter.reason IS

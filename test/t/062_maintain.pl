@@ -184,9 +184,12 @@ is(partitions('iot.event', $old), 0, 'when it has read on, nothing is held');
 $iot->psql(q{UPDATE iot.maintenance SET last_run_at = now() - interval '2 hours'});
 $iot->psql(q{SELECT format('DROP TABLE %s', partition) FROM iot_internal.partitions('iot.event')
 	WHERE lower > now() + interval '5 days' \gexec});
+$iot->psql(q{SELECT format('DROP TABLE %s', partition) FROM iot_internal.partitions('iot.measurement')
+	WHERE lower > now() \gexec});
 $iot->psql("ALTER SYSTEM SET iot.databases = 'iot'");
 $iot->psql('SELECT pg_reload_conf()');
 $iot->poll(q{SELECT last_run_at > now() - interval '1 hour' FROM iot.maintenance});
 is(partitions('iot.event', 'upper > now()'), 8, 'the notifier maintains where nobody else does');
+is(partitions('iot.measurement', 'upper > now()'), 8, 'measurements too');
 
 done_testing();
