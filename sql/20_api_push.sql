@@ -115,18 +115,38 @@ BEGIN
 END
 $function$;
 
--- Whether the name is that of somebody who may connect: a user who is known and enabled, whatever role
--- has his name.  A token's name alone makes nobody an administrator.
-CREATE OR REPLACE FUNCTION iot_internal.push_authorize(username text)
+-- Whether a token is that of somebody who may connect: a user who is known and enabled, whatever role
+-- has his name, and the token not revoked.  A token's name alone makes nobody an administrator.
+CREATE OR REPLACE FUNCTION iot_internal.push_authorize(
+	username text, issued_at numeric, token_id text)
 RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint, allowed boolean)
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_column
 BEGIN
 	RETURN QUERY
 	SELECT s.epoch, s.paused, s.head, s.floor,
-			coalesce((SELECT u.enabled FROM iot.app_user u
-				WHERE u.username = push_authorize.username), false)
+			iot_internal.token_counts(push_authorize.username, push_authorize.issued_at,
+				push_authorize.token_id)
 		FROM iot_internal.push_state() AS s;
+END
+$function$;
+
+-- Places of the tokens that no longer count: iot_internal.token_counts() for many at once.
+CREATE OR REPLACE FUNCTION iot_internal.push_recheck(
+	usernames text[], issued_at numeric[], token_ids text[])
+RETURNS TABLE (place bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1
+SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
+AS $function$
+BEGIN
+	RETURN QUERY
+	SELECT t.place
+		FROM unnest(push_recheck.usernames, push_recheck.issued_at, push_recheck.token_ids)
+				WITH ORDINALITY AS t (username, issued_at, token_id, place)
+			LEFT JOIN iot.app_user u ON u.username = t.username
+		WHERE (u.enabled AND (u.tokens_valid_from IS NULL
+					OR t.issued_at >= extract(epoch FROM u.tokens_valid_from))) IS NOT TRUE
+			OR EXISTS (SELECT FROM iot.revoked_token r WHERE r.token_id = t.token_id OFFSET 0);
 END
 $function$;
 
@@ -324,9 +344,9 @@ $function$;
 -- What sensors hold now that are listened to and may have changed.  watches is an array of objects:
 -- watch (its place), id (for the message), username, devices and groups (names, which add up),
 -- parameters (names; absent: all), and since (absent: whatever there is).  For each there is one row
--- with sensors, how many it selects, and with since, to ask with the next time; and then, unless
--- there are more than max_sensors of them, those whose row was written by that transaction or a
--- later one, oldest change first.  mark stands for a state of a row.
+-- with sensors, how many it selects, with since, to ask with the next time, and with a mark of the
+-- devices; and then, unless there are more than max_sensors of them, those whose row was written by
+-- that transaction or a later one, oldest change first, each with a mark of the row's state.
 CREATE OR REPLACE FUNCTION iot_internal.push_values(watches jsonb, max_sensors integer)
 RETURNS TABLE (watch integer, sensors bigint, since text, mark bigint, message text)
 -- by index for each sensor, as above: whoever listens names few of many
@@ -372,7 +392,11 @@ BEGIN
 		), counted AS MATERIALIZED (
 			SELECT greatest(count(*), cardinality(device_ids)) AS sensors FROM selected
 		)
-		SELECT w.watch, c.sensors, now_since, NULL::bigint, NULL::text FROM counted c
+		SELECT w.watch, c.sensors, now_since,
+				(SELECT bit_xor(uuid_hash_extended(q.device_id, 0))
+					FROM unnest(device_ids) AS q (device_id)),
+				NULL::text
+			FROM counted c
 		UNION ALL
 		(SELECT NULL, NULL, NULL,
 				uuid_hash_extended(s.device_id,

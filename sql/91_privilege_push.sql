@@ -1,6 +1,7 @@
 -- Who may call the functions of the push daemon.
 
-GRANT EXECUTE ON FUNCTION iot_internal.push_hello(), iot_internal.push_authorize(text),
+GRANT EXECUTE ON FUNCTION iot_internal.push_hello(), iot_internal.push_authorize(text, numeric, text),
+	iot_internal.push_recheck(text[], numeric[], text[]),
 	iot_internal.push_since(text[], bigint, integer),
 	iot_internal.push_pending(text[], bigint, bigint, integer),
 	iot_internal.push_values(jsonb, integer),

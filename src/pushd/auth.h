@@ -11,6 +11,7 @@
 
 #define AUTH_MAX_TOKEN	8192	/* bytes of a token */
 #define AUTH_MAX_USER	512		/* bytes of a user's name */
+#define AUTH_MAX_ID		128		/* bytes of a token's id */
 #define AUTH_MAX_KEYS	8
 
 typedef struct AuthKeys AuthKeys;
@@ -19,6 +20,8 @@ typedef struct AuthUser
 {
 	char		name[AUTH_MAX_USER + 1];
 	int64_t		expires_at;		/* seconds since 1970; INT64_MAX where the token says nothing */
+	char		issued_at[32];	/* likewise, as text; empty where it says nothing */
+	char		token_id[AUTH_MAX_ID + 1];	/* claim "jti", or empty */
 } AuthUser;
 
 extern AuthKeys *auth_keys_new(void);

@@ -111,6 +111,7 @@ client_close(Client *client, uint16_t code, const char *reason)
 	count_close(client, code, reason);
 	feed_forget(client);
 	telemetry_forget(client);
+	recheck_forget(client);
 	user_leave(client);
 	queue_free(client, client->queue, false);
 	client->queue = NULL;
@@ -299,6 +300,8 @@ client_check_token(Client *client, const char *token, size_t len)
 		return;
 	}
 	client->expires_at = user->expires_at;
+	client->issued_at = user->issued_at[0] != '\0' ? strdup(user->issued_at) : NULL;
+	client->token_id = user->token_id[0] != '\0' ? strdup(user->token_id) : NULL;
 	client->claimed = user;
 	client->state = CLIENT_AUTHORIZING;
 	if (!feed_ready())
@@ -319,7 +322,7 @@ client_authorized(Client *client, bool allowed)
 	log_name(name, sizeof(name), client->claimed->name);
 	if (!allowed)
 	{
-		log_limited("client %llu: user %s does not exist or is disabled",
+		log_limited("client %llu: user %s does not exist or is disabled, or the token is revoked",
 					(unsigned long long) client->number, name);
 		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
 		return;
@@ -452,6 +455,7 @@ client_begin(Client *client, struct lws *wsi)
 	client->wsi = wsi;
 	client->number = ++last_number;
 	client->state = CLIENT_HEAD;
+	client->recheck_place = -1;
 	client->heard_at = now_ms();
 	client->deadline = client->heard_at + AUTH_DEADLINE_MS;
 	client->next = clients;
@@ -470,6 +474,7 @@ client_end(Client *client)
 		log_limited("client %llu went away", (unsigned long long) client->number);
 	feed_forget(client);
 	telemetry_forget(client);
+	recheck_forget(client);
 	user_leave(client);
 	queue_free(client, client->queue, false);
 	queue_free(client, client->unconfirmed, false);
@@ -485,6 +490,8 @@ client_end(Client *client)
 	http_free(client);
 	frame_reader_free(&client->reader);
 	free(client->claimed);
+	free(client->issued_at);
+	free(client->token_id);
 	free(client->seen);
 	free_inbox(client);
 	if (client->prev != NULL)

@@ -2,9 +2,10 @@
  * feed.c
  *		What the daemon asks the database, and who gets what it answers.
  *
- * There is one statement at a time, and six things to ask: what is new (live), what one client
- * missed (page), whether a user may come in (authorize), what nobody took yet (sweep), what sensors
- * say (values, telemetry.c), and to write down what was taken (record).  They take turns, and each is bounded, so that none starves
+ * There is one statement at a time, and seven things to ask: what is new (live), what one client
+ * missed (page), whether a user may come in (authorize), whether those who are in still may be (recheck),
+ * what nobody took yet (sweep), what sensors say (values, telemetry.c), and to write down what was
+ * taken (record).  They take turns, and each is bounded, so that none starves
  * the others.
  *
  * What makes the order right: sequence numbers become visible in order, all statements run one
@@ -29,7 +30,7 @@
 typedef enum Turn
 {
 	TURN_LIVE, TURN_RECORD, TURN_AUTHORIZE, TURN_PAGE, TURN_SWEEP, TURN_VALUES,
-	N_TURNS
+	TURN_RECHECK, N_TURNS
 } Turn;
 
 /*
@@ -229,12 +230,14 @@ static bool
 send_authorize(void)
 {
 	Client	   *client = client_queue_take(&feed.authorize);
-	const char *values[1];
+	const char *values[3];
 
 	feed.asked_client = client;
 	client->feed_asked = true;
 	values[0] = client->claimed->name;
-	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_authorize($1)", 1, values,
+	values[1] = client->issued_at;
+	values[2] = client->token_id;
+	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_authorize($1, $2, $3)", 3, values,
 				   authorize_done, NULL);
 }
 
@@ -342,6 +345,10 @@ feed_pump(void)
 			case TURN_VALUES:
 				if (telemetry_due())
 					(void) telemetry_send();
+				break;
+			case TURN_RECHECK:
+				if (recheck_due())
+					(void) recheck_send();
 				break;
 			case N_TURNS:
 				break;

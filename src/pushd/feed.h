@@ -19,6 +19,7 @@ extern void feed_authorize(Client *client);
 extern void feed_subscribed(Client *client, Subscription *subscription);
 extern void feed_drained(Client *client);
 extern void feed_forget(Client *client);
+extern void recheck_forget(Client *client);
 extern void feed_taken(User *user, const Message *message);
 
 #endif							/* IOT_PUSHD_FEED_H */

@@ -1,6 +1,6 @@
 /*
  * feed_internal.h
- *		What the parts of the feed share: feed.c, live.c, catchup.c and record.c.
+ *		What the parts of the feed share: feed.c, live.c, catchup.c, recheck.c, record.c and telemetry.c.
  */
 #ifndef IOT_PUSHD_FEED_INTERNAL_H
 #define IOT_PUSHD_FEED_INTERNAL_H
@@ -66,6 +66,10 @@ extern void catchup_start_over(Client *client, Subscription *subscription);
 extern int64_t catchup_served_to(const Client *client, const Subscription *subscription);
 extern void catchup_leave_live(Client *client, int64_t at);
 extern void catchup_add_seen(Client *client, int64_t seq);
+
+/* recheck.c */
+extern bool recheck_due(void);
+extern bool recheck_send(void);
 
 /* record.c */
 extern bool record_send(void);

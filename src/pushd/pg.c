@@ -487,6 +487,16 @@ pg_array_add(PgArray *array, const char *element)
 	append(array, "\"", 1);
 }
 
+/* The same, or NULL where there is none. */
+void
+pg_array_add_or_null(PgArray *array, const char *element)
+{
+	if (element != NULL)
+		pg_array_add(array, element);
+	else
+		append(array, array->len > 1 ? ",NULL" : "NULL", array->len > 1 ? 5 : 4);
+}
+
 void
 pg_array_add_int(PgArray *array, int64_t element)
 {

@@ -52,6 +52,7 @@ extern int	pg_callback(struct lws *wsi, enum lws_callback_reasons reason, void *
 
 extern void pg_array_begin(PgArray *array);
 extern void pg_array_add(PgArray *array, const char *element);
+extern void pg_array_add_or_null(PgArray *array, const char *element);
 extern void pg_array_add_int(PgArray *array, int64_t element);
 extern const char *pg_array_end(PgArray *array);
 extern void pg_array_free(PgArray *array);

@@ -8,7 +8,7 @@
  * knows whose they are, queue.c holds what waits for them, frame.c reads frames, auth.c judges
  * tokens, protocol.c understands what clients say, pg.c connects to the database, and feed.c
  * decides what is asked there: live.c what is new, catchup.c what one client missed, record.c what
- * was taken, telemetry.c what sensors say.
+ * was taken, telemetry.c what sensors say, recheck.c who still may be connected.
  */
 #ifndef IOT_PUSHD_PUSHD_H
 #define IOT_PUSHD_PUSHD_H
@@ -195,6 +195,9 @@ struct Client
 	int64_t		heard_at;
 	int64_t		pinged_at;		/* 0: no ping is out */
 	int64_t		expires_at;		/* of the token */
+	char	   *issued_at;		/* likewise, a number as text; NULL where it does not say */
+	char	   *token_id;		/* likewise; NULL where it has none */
+	int			recheck_place;	/* in the statement under way, or -1 */
 	int64_t		live_after;		/* live: nothing up to this again */
 	int64_t		pending_after;	/* catching up: pages of pending deliveries begin here */
 	int64_t		pending_until;

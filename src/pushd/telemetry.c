@@ -50,6 +50,7 @@ struct Watch
 	int64_t		due;
 	int			n_sensors;		/* at the last answer; before the first, as many as may be */
 	bool		counted;		/* there was an answer */
+	int64_t		devices;		/* mark of those that it was about */
 	int			asked_at;		/* place in the statement under way, or -1 */
 	char		since[16];		/* the oldest transaction that may be news; empty: all is */
 	uint64_t   *marks;			/* of the rows that were answered since then, sorted */
@@ -392,8 +393,11 @@ take_answer(Watch *watch, const PGresult *rows, int row, int end)
 	Client	   *client = watch->client;
 	int64_t		now = now_ms();
 	int64_t		id = watch->id;
+	int64_t		devices = feed_int(rows, row, COL_MARK);
+	bool		others = watch->counted && devices != watch->devices;
 
 	watch->n_sensors = (int) feed_int(rows, row, COL_SENSORS);
+	watch->devices = devices;
 	watch->counted = true;
 	if (count_sensors(client) > MAX_SENSORS)
 	{
@@ -409,7 +413,14 @@ take_answer(Watch *watch, const PGresult *rows, int row, int end)
 	/* behind those that have waited longer */
 	list_remove(watch);
 	list_append(watch);
-	take_rows(watch, rows, row, end);
+	if (others)
+	{
+		/* who comes in by a grant or a change of the registry may hold an old value, which is news */
+		watch->since[0] = '\0';
+		watch->n_marks = 0;
+	}
+	else
+		take_rows(watch, rows, row, end);
 }
 
 static void

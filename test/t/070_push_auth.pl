@@ -142,6 +142,31 @@ refused($push, '', 'nothing');
 refused($push, undef, 'null');
 refused($push, 'x' x 30000, 'a long word');
 refused($push, $push->token($user, claims => { filler => 'x' x 16000 }), 'a token of more than 8 kB');
+refused($push, $push->token($user, claims => { iat => 'today' }), 'iat that is no time');
+refused($push, $push->token($user, claims => { jti => 5 }), 'an id that is no text');
+refused($push, $push->token($user, claims => { jti => 'x' x 129 }), 'an id that is too long');
+
+# what readers of JSON understand in two ways
+sub token_of
+{
+	my ($head, $claims) = @_;
+	my $text = encode_base64url($head) . '.' . encode_base64url($claims);
+
+	return "$text." . encode_base64url(hmac_sha256($text, $push->{key}));
+}
+my $exp = int(time()) + 3600;
+accepted($push, token_of('{"alg":"HS256"}', qq({"sub":"anna","exp":$exp})), 'a token made by hand');
+refused($push, token_of('{"alg":"HS256"}', qq({"sub":"bert","exp":$exp,"sub":"anna"})), 'two users');
+refused($push, token_of('{"alg":"HS256"}', qq({"sub":"anna","exp":1,"exp":$exp})), 'two ends');
+refused($push, token_of('{"alg":"HS256"}', qq({"sub":"anna","exp":$exp,"x":1,"x":1})),
+	'any claim twice');
+refused($push, token_of('{"alg":"HS256"}', qq({"sub":"bert","exp":$exp,"s\\u0075b":"anna"})),
+	'the same name spelt in two ways');
+refused($push, token_of('{"alg":"HS256","alg":"HS256"}', qq({"sub":"anna","exp":$exp})),
+	'an algorithm twice');
+refused($push, token_of('{"alg":"none","alg":"HS256"}', qq({"sub":"anna","exp":$exp})),
+	'"none" before another');
+refused($push, token_of('{"alg":"HS256"}', qq({"sub":"anna\\u0000","exp":$exp})), 'a zero in a name');
 accepted($push, $push->token($user, claims => { nbf => time() - 10 }), 'nbf in the past');
 accepted($push, $push->token($user, exp => undef), 'no exp');
 accepted($push, $push->token($user, claims => { role => 'web', iat => time(), more => [ 1, {} ] }),

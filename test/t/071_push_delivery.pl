@@ -240,9 +240,11 @@ is($anna->event(20)->{seq}, $hidden, 'I25: what is pending comes when she may vi
 wait_delivered($iot, $hidden, 'anna');
 $iot->psql(q{UPDATE iot.app_user SET enabled = false WHERE username = 'anna'});
 my $disabled = notify($iot, recipients => [ 'anna', 'bert' ]);
-$anna->silent(1.2);
-is(delivery($iot, $disabled, 'anna'), 'PENDING', 'I26: nor to a user who was disabled');
+is($anna->closed, 4401, 'a user who is disabled is closed');
+is(delivery($iot, $disabled, 'anna'), 'PENDING', 'I26: and told nothing more');
 $iot->psql(q{UPDATE iot.app_user SET enabled = true WHERE username = 'anna'});
+$anna = ready('anna');
+$anna->subscribe(1);
 is($anna->event(20)->{seq}, $disabled, 'until enabled again');
 
 # what clients say wrong
