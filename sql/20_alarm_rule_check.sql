@@ -25,50 +25,174 @@ BEGIN
 END
 $function$;
 
+-- The columns of a level are named by its prefixes: value_min and close_min, red_min and red_close_min.
 CREATE OR REPLACE FUNCTION iot_internal.check_alarm_range(
-	rule text, value_min double precision, value_max double precision,
-	close_min double precision, close_max double precision) RETURNS void
+	rule text, prefix text, close_prefix text, value_min double precision,
+	value_max double precision, close_min double precision, close_max double precision,
+	in_attribute boolean) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	PERFORM iot_internal.alarm_rule_finite(rule, 'value_min', value_min),
-		iot_internal.alarm_rule_finite(rule, 'value_max', value_max),
-		iot_internal.alarm_rule_finite(rule, 'close_min', close_min),
-		iot_internal.alarm_rule_finite(rule, 'close_max', close_max);
-	IF value_min IS NULL AND value_max IS NULL THEN
-		PERFORM iot_internal.alarm_rule_refuse(rule, 'a range needs value_min or value_max',
-			'The alarm opens where value_min <= value < value_max; a bound that is NULL is open.');
+	PERFORM iot_internal.alarm_rule_finite(rule, prefix || 'min', value_min),
+		iot_internal.alarm_rule_finite(rule, prefix || 'max', value_max),
+		iot_internal.alarm_rule_finite(rule, close_prefix || 'min', close_min),
+		iot_internal.alarm_rule_finite(rule, close_prefix || 'max', close_max);
+	IF value_min IS NULL AND value_max IS NULL AND NOT in_attribute THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule,
+			format('a range needs %1$smin or %1$smax', prefix),
+			format('The alarm opens where %1$smin <= value < %1$smax; a bound that is NULL is open.',
+				prefix));
 	ELSIF value_min >= value_max THEN
 		PERFORM iot_internal.alarm_rule_refuse(rule,
 			format('no value is in the range from %s to below %s', value_min, value_max),
-			'value_min is in the range, value_max is not.');
+			format('%1$smin is in the range, %1$smax is not.', prefix));
 	ELSIF (value_min IS NULL AND close_min IS NOT NULL) OR close_min > value_min
 		OR (value_max IS NULL AND close_max IS NOT NULL) OR close_max < value_max THEN
 		PERFORM iot_internal.alarm_rule_refuse(rule,
 			'the bounds at which it closes must not lie within the range',
-			'The alarm stays open while close_min <= value < close_max, which holds all of the range; NULL is the bound of the range.');
+			format('The alarm stays open while %1$smin <= value < %1$smax, which holds all of the range; NULL is the bound of the range.',
+				close_prefix));
 	END IF;
 END
 $function$;
 
+-- Likewise, threshold and red_threshold.
 CREATE OR REPLACE FUNCTION iot_internal.check_alarm_threshold(
-	rule text, comparison text, threshold double precision, close_threshold double precision)
-RETURNS void
+	rule text, prefix text, comparison text, threshold double precision,
+	close_threshold double precision) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	PERFORM iot_internal.alarm_rule_finite(rule, 'threshold', threshold),
-		iot_internal.alarm_rule_finite(rule, 'close_threshold', close_threshold);
-	IF comparison IS NULL OR comparison <> ALL (ARRAY['>', '>=', '<', '<=']) THEN
+	PERFORM iot_internal.alarm_rule_finite(rule, prefix || 'threshold', threshold),
+		iot_internal.alarm_rule_finite(rule, prefix || 'close_threshold', close_threshold);
+	IF threshold IS NULL AND close_threshold IS NOT NULL THEN
 		PERFORM iot_internal.alarm_rule_refuse(rule,
-			format('invalid comparison "%s"', coalesce(left(comparison, 20), 'NULL')),
-			'A threshold compares by ">", ">=", "<" or "<=".');
-	ELSIF threshold IS NULL THEN
-		PERFORM iot_internal.alarm_rule_refuse(rule, 'it has no threshold',
-			'The alarm opens where the value compares so with the threshold.');
+			format('%1$sclose_threshold has no use without %1$sthreshold', prefix),
+			'It says how far the value must come back from the threshold.');
 	ELSIF (starts_with(comparison, '>') AND close_threshold > threshold)
 		OR (starts_with(comparison, '<') AND close_threshold < threshold) THEN
 		PERFORM iot_internal.alarm_rule_refuse(rule,
-			'close_threshold is on the wrong side of the threshold',
-			'The alarm stays open while the value compares so with close_threshold: below the threshold for ">", above it for "<".');
+			format('%1$sclose_threshold is on the wrong side of the threshold', prefix),
+			format('The alarm stays open while the value compares so with %sclose_threshold: below the threshold for ">", above it for "<".',
+				prefix));
+	END IF;
+END
+$function$;
+
+-- Raises an error for a jsonpath that says anything but yes or no of a device.
+CREATE OR REPLACE FUNCTION iot_internal.check_alarm_condition(rule text, field text, condition jsonpath)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	problem text;
+BEGIN
+	IF condition IS NULL THEN
+		RETURN;
+	END IF;
+	BEGIN
+		-- a device that has measured nothing
+		PERFORM jsonb_path_match('{}', condition);
+	EXCEPTION WHEN data_exception OR undefined_object OR feature_not_supported THEN
+		problem := SQLERRM;
+	END;
+	IF problem IS NOT NULL OR length(condition::text) > 4000 THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule,
+			format('%s is no predicate over a device: %s', field, coalesce(problem, 'it is too long')),
+			'Write what is true or false of the newest values by parameter, such as $.temperature > 80 && $.valve == 0; attributes are below $.attributes.');
+	END IF;
+END
+$function$;
+
+-- The columns that a kind of rule has besides those of all.
+CREATE OR REPLACE FUNCTION iot_internal.alarm_kind_columns(kind text) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT CASE kind
+		WHEN 'range' THEN ARRAY['value_min', 'value_max', 'close_min', 'close_max',
+			'value_min_attribute', 'value_max_attribute', 'red_min', 'red_max', 'red_close_min',
+			'red_close_max']
+		WHEN 'threshold' THEN ARRAY['comparison', 'threshold', 'close_threshold',
+			'threshold_attribute', 'red_threshold', 'red_close_threshold']
+		WHEN 'rate' THEN ARRAY['comparison', 'threshold', 'close_threshold',
+			'threshold_attribute', 'red_threshold', 'red_close_threshold', 'per']
+		WHEN 'no_data' THEN ARRAY['timeout', 'red_timeout']
+		WHEN 'condition' THEN ARRAY['condition', 'stay_condition', 'red_condition',
+			'red_stay_condition'] END
+$function$;
+
+-- Checks the columns of each kind; rule is the row as an object.
+CREATE OR REPLACE FUNCTION iot_internal.check_alarm_kind(rule jsonb) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	name text := rule ->> 'name';
+	kind text := rule ->> 'kind';
+	kinds text[] := ARRAY['range', 'threshold', 'rate', 'no_data', 'condition'];
+	foreign_column text;
+BEGIN
+	IF kind IS NULL OR kind <> ALL (kinds) THEN
+		PERFORM iot_internal.alarm_rule_refuse(name,
+			format('invalid kind "%s"', coalesce(left(kind, 50), 'NULL')),
+			'Kinds are "range", "threshold", "rate", "no_data" and "condition".');
+	END IF;
+	SELECT c.c INTO foreign_column
+		FROM unnest(kinds) AS k (k), unnest(iot_internal.alarm_kind_columns(k.k)) WITH ORDINALITY AS c (c, place)
+		WHERE rule ->> c.c IS NOT NULL AND c.c <> ALL (iot_internal.alarm_kind_columns(kind))
+		ORDER BY k.k, c.place LIMIT 1;
+	IF FOUND THEN
+		PERFORM iot_internal.alarm_rule_refuse(name,
+			format('a rule of kind "%s" has no %s', kind, foreign_column),
+			format('It has %s.', array_to_string(iot_internal.alarm_kind_columns(kind), ', ')));
+	END IF;
+	IF rule ->> 'severity' <> 'orange' AND EXISTS (
+			SELECT FROM jsonb_each_text(rule) AS e WHERE starts_with(e.key, 'red_')
+				AND e.value IS NOT NULL) THEN
+		PERFORM iot_internal.alarm_rule_refuse(name, 'only an orange rule has a red level',
+			'Set severity to "orange": that of the level that comes first.');
+	END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_alarm_no_data(
+	rule text, timeout interval, red_timeout interval, repeat_count integer, duration interval)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF timeout IS NULL OR NOT timeout BETWEEN interval '1 s' AND interval '1 year' THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule, 'it needs a timeout from 1 second to 1 year',
+			'The alarm opens when nothing was measured for so long.');
+	ELSIF NOT red_timeout BETWEEN timeout AND interval '1 year' THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule, 'red_timeout is out of range',
+			'It is from the timeout to 1 year.');
+	ELSIF repeat_count <> 1 OR duration <> interval '0' THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule,
+			'repeat_count and duration have no use where nothing is measured',
+			'The timeout is the time that it takes.');
+	END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_alarm_schedule(
+	rule text, time_zone text, weekdays integer[], from_time time, to_time time) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF num_nonnulls(weekdays, from_time, to_time) = 0 THEN
+		IF time_zone IS NOT NULL THEN
+			PERFORM iot_internal.alarm_rule_refuse(rule, 'its time zone has no use without a schedule',
+				'Give weekdays, or from_time and to_time, or both.');
+		END IF;
+		RETURN;
+	END IF;
+	IF time_zone IS NULL THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule, 'its schedule needs a time zone',
+			'Give the name of one, such as "Europe/Berlin" or "UTC".');
+	ELSIF NOT EXISTS (SELECT FROM pg_timezone_names AS z WHERE lower(z.name) = lower(time_zone)) THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule,
+			format('unknown time zone "%s"', left(time_zone, 50)),
+			'Give the name of one, such as "Europe/Berlin" or "UTC"; pg_timezone_names lists them.');
+	ELSIF num_nonnulls(from_time, to_time) = 1 OR from_time = to_time THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule, 'its hours need a beginning and another end',
+			'Give from_time and to_time; from 22:00 to 06:00 ends on the next day; NULL for both is the whole day.');
+	ELSIF cardinality(weekdays) = 0 OR array_position(weekdays, NULL) IS NOT NULL
+		OR NOT weekdays <@ ARRAY[1, 2, 3, 4, 5, 6, 7] THEN
+		PERFORM iot_internal.alarm_rule_refuse(rule, 'invalid weekdays',
+			'Give an array of numbers: 1 is Monday, 7 is Sunday.');
 	END IF;
 END
 $function$;
@@ -99,36 +223,70 @@ BEGIN
 			format('scope "%s" does not go with what it names', NEW.scope),
 			'Scope "type" goes with device_type_id, "group" with device_group_id, "device" with device_id, and "all" with none of them.');
 	END IF;
-	IF NEW.parameter_id IS NULL AND NEW.enabled THEN
-		PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'it has no parameter',
-			'Give the parameter_id of a row of iot.parameter, or disable the rule.');
-	END IF;
 	IF NEW.severity <> ALL (ARRAY['orange', 'red']) THEN
 		PERFORM iot_internal.alarm_rule_refuse(NEW.name,
 			format('invalid severity "%s"', left(NEW.severity, 50)),
 			'Severities are "orange" and "red".');
 	END IF;
-
-	IF NEW.kind IS NULL OR NEW.kind <> ALL (ARRAY['range', 'threshold']) THEN
-		PERFORM iot_internal.alarm_rule_refuse(NEW.name,
-			format('invalid kind "%s"', coalesce(left(NEW.kind, 50), 'NULL')),
-			'Kinds are "range" and "threshold".');
-	ELSIF NEW.kind = 'range' THEN
-		IF NEW.comparison IS NOT NULL OR NEW.threshold IS NOT NULL
-			OR NEW.close_threshold IS NOT NULL THEN
-			PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'a range has no threshold',
-				'Use value_min, value_max, close_min and close_max, or kind "threshold".');
-		END IF;
-		PERFORM iot_internal.check_alarm_range(NEW.name, NEW.value_min, NEW.value_max,
-			NEW.close_min, NEW.close_max);
-	ELSE
-		IF num_nonnulls(NEW.value_min, NEW.value_max, NEW.close_min, NEW.close_max) > 0 THEN
-			PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'a threshold has no range',
-				'Use comparison, threshold and close_threshold, or kind "range".');
-		END IF;
-		PERFORM iot_internal.check_alarm_threshold(NEW.name, NEW.comparison, NEW.threshold,
-			NEW.close_threshold);
+	PERFORM iot_internal.check_alarm_kind(to_jsonb(NEW));
+	IF NEW.parameter_id IS NULL AND NEW.enabled AND NEW.kind <> 'condition' THEN
+		PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'it has no parameter',
+			'Give the parameter_id of a row of iot.parameter, or disable the rule.');
 	END IF;
+
+	IF NEW.kind = 'range' THEN
+		PERFORM iot_internal.check_alarm_range(NEW.name, 'value_', 'close_', NEW.value_min,
+			NEW.value_max, NEW.close_min, NEW.close_max,
+			num_nonnulls(NEW.value_min_attribute, NEW.value_max_attribute) > 0);
+		IF num_nonnulls(NEW.red_min, NEW.red_max, NEW.red_close_min, NEW.red_close_max) > 0 THEN
+			PERFORM iot_internal.check_alarm_range(NEW.name, 'red_', 'red_close_', NEW.red_min,
+				NEW.red_max, NEW.red_close_min, NEW.red_close_max, false);
+		END IF;
+	ELSIF NEW.kind = ANY (ARRAY['threshold', 'rate']) THEN
+		IF NEW.comparison IS NULL OR NEW.comparison <> ALL (ARRAY['>', '>=', '<', '<=']) THEN
+			PERFORM iot_internal.alarm_rule_refuse(NEW.name,
+				format('invalid comparison "%s"', coalesce(left(NEW.comparison, 20), 'NULL')),
+				'A threshold compares by ">", ">=", "<" or "<=".');
+		ELSIF NEW.threshold IS NULL AND NEW.threshold_attribute IS NULL THEN
+			PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'it has no threshold',
+				'The alarm opens where the value compares so with the threshold.');
+		END IF;
+		PERFORM iot_internal.check_alarm_threshold(NEW.name, '', NEW.comparison, NEW.threshold,
+				NEW.close_threshold),
+			iot_internal.check_alarm_threshold(NEW.name, 'red_', NEW.comparison,
+				NEW.red_threshold, NEW.red_close_threshold);
+		IF (starts_with(NEW.comparison, '>') AND NEW.red_threshold < NEW.threshold)
+			OR (starts_with(NEW.comparison, '<') AND NEW.red_threshold > NEW.threshold) THEN
+			PERFORM iot_internal.alarm_rule_refuse(NEW.name,
+				'red_threshold is on the wrong side of the threshold',
+				'What is red is orange before: give a red_threshold further out.');
+		END IF;
+		IF NEW.kind = 'rate' THEN
+			NEW.per := coalesce(NEW.per, interval '1 minute');
+			IF NOT NEW.per BETWEEN interval '1 ms' AND interval '30 days' THEN
+				PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'per is out of range',
+					'It is the time in which the value changes by the threshold, from 1 millisecond to 30 days.');
+			END IF;
+		END IF;
+	ELSIF NEW.kind = 'no_data' THEN
+		PERFORM iot_internal.check_alarm_no_data(NEW.name, NEW.timeout, NEW.red_timeout,
+			NEW.repeat_count, NEW.duration);
+	ELSE
+		IF NEW.condition IS NULL THEN
+			PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'it has no condition',
+				'Give a jsonpath predicate, such as $.temperature > 80 && $.valve == 0.');
+		ELSIF NEW.red_stay_condition IS NOT NULL AND NEW.red_condition IS NULL THEN
+			PERFORM iot_internal.alarm_rule_refuse(NEW.name,
+				'red_stay_condition has no use without red_condition',
+				'It says how long an alarm stays red that is.');
+		END IF;
+		PERFORM iot_internal.check_alarm_condition(NEW.name, 'condition', NEW.condition),
+			iot_internal.check_alarm_condition(NEW.name, 'stay_condition', NEW.stay_condition),
+			iot_internal.check_alarm_condition(NEW.name, 'red_condition', NEW.red_condition),
+			iot_internal.check_alarm_condition(NEW.name, 'red_stay_condition', NEW.red_stay_condition);
+	END IF;
+	PERFORM iot_internal.check_alarm_schedule(NEW.name, NEW.time_zone, NEW.weekdays,
+		NEW.from_time, NEW.to_time);
 
 	IF NOT NEW.repeat_count BETWEEN 1 AND 1000000 THEN
 		PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'repeat_count is out of range',
@@ -147,6 +305,11 @@ BEGIN
 			'Alarms that people close stay open until they do.');
 	END IF;
 
+	NEW.message := coalesce(NEW.message, CASE NEW.kind
+		WHEN 'rate' THEN format('{device}: {parameter} changes by {value} {unit} in %s', NEW.per)
+		WHEN 'no_data' THEN '{device} does not report {parameter}'
+		WHEN 'condition' THEN '{device}: {rule}'
+		ELSE '{device}: {parameter} is {value} {unit}' END);
 	IF length(NEW.message) > 1000 THEN
 		PERFORM iot_internal.alarm_rule_refuse(NEW.name, 'its message is too long',
 			'A message has at most 1000 characters.');
@@ -167,16 +330,92 @@ BEGIN
 END
 $function$;
 
+-- Whether a rule is about a device, which is of a type and in a group.
+CREATE OR REPLACE FUNCTION iot_internal.in_alarm_scope(
+	scope text, rule_type uuid, rule_group uuid, rule_device uuid,
+	device_type_id uuid, device_group_id uuid, device_id uuid) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT CASE scope
+		WHEN 'all' THEN true
+		WHEN 'type' THEN rule_type = device_type_id
+		WHEN 'group' THEN rule_group = device_group_id
+		ELSE rule_device = device_id END
+$function$;
+
+-- Has the sweep look at what falls due although nothing is measured: the silence of sensors, and
+-- the edges of schedules for those that have measured something.  NULL is all rules, or all devices.
+CREATE OR REPLACE FUNCTION iot_internal.await_alarms(rule_id uuid, devices uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	clock timestamptz := iot_internal.alarm_now();
+BEGIN
+	IF NOT EXISTS (SELECT FROM iot.alarm_rule r
+			WHERE r.enabled AND (r.kind = 'no_data' OR r.time_zone IS NOT NULL)
+				AND (await_alarms.rule_id IS NULL OR r.alarm_rule_id = await_alarms.rule_id)) THEN
+		RETURN;
+	END IF;
+	INSERT INTO iot.alarm_rule_state (device_id, alarm_rule_id, since, judged_at, due_at)
+		SELECT DISTINCT ON (d.device_id, r.alarm_rule_id) d.device_id, r.alarm_rule_id,
+				CASE WHEN r.kind = 'no_data' AND v.reported_at IS NULL THEN clock END,
+				CASE WHEN r.kind <> 'no_data' THEN clock END,
+				CASE WHEN r.kind = 'no_data' AND r.time_zone IS NULL
+					THEN coalesce(v.reported_at, clock) + r.timeout ELSE clock END
+			FROM iot.alarm_rule r
+				JOIN iot.device d ON d.enabled AND iot_internal.in_alarm_scope(r.scope,
+					r.device_type_id, r.device_group_id, r.device_id, d.device_type_id,
+					d.device_group_id, d.device_id)
+				JOIN iot.sensor s ON s.device_id = d.device_id
+					AND s.parameter_id = coalesce(r.parameter_id, s.parameter_id)
+				LEFT JOIN iot.sensor_value v ON v.device_id = s.device_id
+					AND v.parameter_id = s.parameter_id
+			WHERE r.enabled AND (r.kind = 'no_data'
+					OR (r.time_zone IS NOT NULL AND v.reported_at IS NOT NULL))
+				AND (await_alarms.rule_id IS NULL OR r.alarm_rule_id = await_alarms.rule_id)
+				AND (await_alarms.devices IS NULL OR d.device_id = ANY (await_alarms.devices))
+			ORDER BY d.device_id, r.alarm_rule_id
+		ON CONFLICT (device_id, alarm_rule_id) DO NOTHING;
+END
+$function$;
+
 -- What a rule remembers is of what it was: a rule that judges otherwise begins anew, and its open
--- alarms are judged by the next measurement.
+-- alarms are judged by the next measurement.  Errors are of what it was, too.
 CREATE OR REPLACE FUNCTION iot_internal.alarm_rule_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	DELETE FROM iot.alarm_rule_state s WHERE s.alarm_rule_id = OLD.alarm_rule_id;
+	IF TG_OP <> 'INSERT' THEN
+		DELETE FROM iot.alarm_rule_state s WHERE s.alarm_rule_id = OLD.alarm_rule_id;
+		IF TG_OP = 'DELETE' OR NEW.enabled THEN
+			DELETE FROM iot.alarm_rule_error e WHERE e.alarm_rule_id = OLD.alarm_rule_id;
+		END IF;
+	END IF;
 	IF TG_OP = 'UPDATE' AND NEW.parameter_id IS DISTINCT FROM OLD.parameter_id THEN
 		PERFORM iot_internal.end_alarm(a.alarm_id, NULL, 'the alarm rule is about another parameter')
 			FROM iot.alarm a
 			WHERE a.alarm_rule_id = OLD.alarm_rule_id AND a.status = 'OPENED';
+	END IF;
+	IF TG_OP <> 'DELETE' AND NEW.enabled THEN
+		PERFORM iot_internal.await_alarms(NEW.alarm_rule_id, NULL);
+	END IF;
+	RETURN NULL;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.alarm_device_changed() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	PERFORM iot_internal.await_alarms(NULL, ARRAY[NEW.device_id]);
+	RETURN NULL;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.alarm_sensor_inserted() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	devices uuid[];
+BEGIN
+	SELECT array_agg(DISTINCT i.device_id) INTO devices FROM inserted i;
+	IF devices IS NOT NULL THEN
+		PERFORM iot_internal.await_alarms(NULL, devices);
 	END IF;
 	RETURN NULL;
 END
@@ -192,16 +431,15 @@ BEGIN
 		SELECT iot_internal.end_alarm(a.alarm_id, NULL, CASE
 				WHEN r.alarm_rule_id IS NULL THEN 'the alarm rule was deleted'
 				WHEN NOT r.enabled THEN 'the alarm rule was disabled'
+				WHEN NOT d.enabled THEN 'the device was disabled'
 				ELSE 'the alarm rule is not about this device any more' END)
 		FROM iot.alarm a
 			JOIN iot.device d ON d.device_id = a.device_id
 			LEFT JOIN iot.alarm_rule r ON r.alarm_rule_id = a.alarm_rule_id
 		WHERE a.status = 'OPENED'
-			AND NOT coalesce(r.enabled AND CASE r.scope
-				WHEN 'all' THEN true
-				WHEN 'type' THEN r.device_type_id = d.device_type_id
-				WHEN 'group' THEN r.device_group_id = d.device_group_id
-				ELSE r.device_id = d.device_id END, false)
+			AND NOT coalesce(r.enabled AND (d.enabled OR r.kind <> 'no_data')
+				AND iot_internal.in_alarm_scope(r.scope, r.device_type_id, r.device_group_id,
+					r.device_id, d.device_type_id, d.device_group_id, d.device_id), false)
 		ORDER BY a.device_id, a.alarm_id) AS o;
 	RETURN closed;
 END
@@ -221,7 +459,7 @@ CREATE OR REPLACE FUNCTION iot_internal.alarm_rule_parameter() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	UPDATE iot.alarm_rule r SET parameter_id = NEW.parameter_id
-		WHERE r.parameter_id IS NULL AND starts_with(r.name, NEW.name || '-');
+		WHERE r.parameter_id IS NULL AND r.kind <> 'condition' AND starts_with(r.name, NEW.name || '-');
 	RETURN NULL;
 END
 $function$;

@@ -5,10 +5,50 @@ CREATE OR REPLACE FUNCTION iot_internal.event_append(
 LANGUAGE c VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'iot_event_append_sql';
 
+-- The clock by which silence is judged; tests stop it at a time of theirs, in their session alone.
+CREATE OR REPLACE FUNCTION iot_internal.alarm_now() RETURNS timestamptz
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_alarm_now_sql';
+
+CREATE OR REPLACE FUNCTION iot_internal.set_alarm_clock(at timestamptz) RETURNS void
+LANGUAGE c VOLATILE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_alarm_set_clock_sql';
+
 -- Judges what has fallen due in silence, as the notifier does at least once a second.
 CREATE OR REPLACE FUNCTION iot_internal.alarm_sweep(max_states integer) RETURNS integer
 LANGUAGE c VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'iot_alarm_sweep_sql';
+
+CREATE OR REPLACE FUNCTION iot_internal.alarm_rule_max_errors() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$ SELECT 10 $$;
+
+-- Disables rules that failed too often in a row; the sweep does so, outside anybody's measurements.
+CREATE OR REPLACE FUNCTION iot_internal.disable_broken_alarm_rules() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	broken record;
+	disabled integer := 0;
+BEGIN
+	FOR broken IN
+		SELECT r.alarm_rule_id, r.name, r.severity, e.device_id, d.name AS device, e.error, e.errors,
+				e.failed_at
+			FROM iot.alarm_rule_error e
+				JOIN iot.alarm_rule r ON r.alarm_rule_id = e.alarm_rule_id
+				LEFT JOIN iot.device d ON d.device_id = e.device_id
+			WHERE r.enabled AND e.errors >= iot_internal.alarm_rule_max_errors()
+			ORDER BY r.alarm_rule_id FOR UPDATE OF r SKIP LOCKED LOOP
+		UPDATE iot.alarm_rule r SET enabled = false WHERE r.alarm_rule_id = broken.alarm_rule_id;
+		PERFORM iot_internal.event_append('alarm_rule.disabled', 'alarm_rule',
+			broken.alarm_rule_id::text, broken.device_id,
+			jsonb_strip_nulls(jsonb_build_object('alarm_rule_id', broken.alarm_rule_id,
+				'rule', broken.name, 'severity', broken.severity, 'device', broken.device,
+				'error', broken.error, 'errors', broken.errors,
+				'failed_at', iot_internal.utc_text(broken.failed_at))));
+		disabled := disabled + 1;
+	END LOOP;
+	RETURN disabled;
+END
+$function$;
 
 -- Appends an event about an alarm as it stands now; details are keys of this event alone.
 CREATE OR REPLACE FUNCTION iot_internal.alarm_event(
@@ -70,15 +110,27 @@ DECLARE
 	closed record;
 BEGIN
 	UPDATE iot.alarm a
-		SET status = 'CLOSED', closed_at = greatest(now(), a.opened_at),
+		SET status = 'CLOSED', closed_at = greatest(iot_internal.alarm_now(), a.opened_at),
 			closed_by = end_alarm.username, close_reason = reason, updated_at = now()
 		WHERE a.alarm_id = end_alarm.alarm_id AND a.status = 'OPENED'
-		RETURNING a.device_id, a.alarm_rule_id INTO closed;
+		RETURNING a.device_id, a.alarm_rule_id, a.opened_at INTO closed;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
-	DELETE FROM iot.alarm_rule_state s
-		WHERE s.device_id = closed.device_id AND s.alarm_rule_id = closed.alarm_rule_id;
+	-- what lasts opens no other alarm before something changes; the sweep looks when that may be
+	UPDATE iot.alarm_rule_state s
+		SET hits = 0, red_hits = 0, red_since = NULL, clear = false,
+			since = CASE WHEN r.kind = 'no_data' THEN s.since END,
+			judged_at = greatest(iot_internal.alarm_now(), closed.opened_at),
+			due_at = iot_internal.alarm_now()
+		FROM iot.alarm_rule r
+		WHERE s.device_id = closed.device_id AND s.alarm_rule_id = closed.alarm_rule_id
+			AND r.alarm_rule_id = s.alarm_rule_id
+			AND (r.kind = 'no_data' OR r.time_zone IS NOT NULL);
+	IF NOT FOUND THEN
+		DELETE FROM iot.alarm_rule_state s
+			WHERE s.device_id = closed.device_id AND s.alarm_rule_id = closed.alarm_rule_id;
+	END IF;
 	PERFORM iot_internal.alarm_event('alarm.closed', end_alarm.alarm_id, end_alarm.username,
 		jsonb_strip_nulls(jsonb_build_object('reason', reason)));
 	RETURN true;
@@ -213,3 +265,49 @@ END
 $function$;
 COMMENT ON FUNCTION iot.comment_alarm(uuid, text) IS
 	'say something about an alarm; the same words again change nothing';
+
+CREATE OR REPLACE FUNCTION iot_internal.backtest_alarm_device(
+	alarm_rule_id uuid, device_id uuid, since timestamptz, until timestamptz)
+RETURNS TABLE (opened_at timestamptz, closed_at timestamptz, severity text, value double precision)
+LANGUAGE c VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_alarm_backtest_sql';
+
+CREATE OR REPLACE FUNCTION iot.backtest_alarm_rule(
+	alarm_rule_id uuid, since timestamptz, until timestamptz)
+RETURNS TABLE (device text, opened_at timestamptz, closed_at timestamptz, severity text,
+	value double precision)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+	username text := iot_internal.current_username();
+	admin boolean := iot_internal.is_admin();
+	subject record;
+BEGIN
+	IF NOT EXISTS (SELECT FROM iot.alarm_rule r
+			WHERE r.alarm_rule_id = backtest_alarm_rule.alarm_rule_id) THEN
+		RAISE EXCEPTION 'alarm rule % does not exist',
+				coalesce(backtest_alarm_rule.alarm_rule_id::text, 'NULL')
+			USING ERRCODE = 'undefined_object',
+				HINT = 'Give the alarm_rule_id of a row of iot.alarm_rule; a disabled one will do.';
+	ELSIF backtest_alarm_rule.since < backtest_alarm_rule.until IS NOT TRUE
+		OR NOT isfinite(backtest_alarm_rule.since) OR NOT isfinite(backtest_alarm_rule.until) THEN
+		RAISE EXCEPTION 'invalid time range'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Give a beginning, and an end that is later.';
+	END IF;
+	FOR subject IN
+		SELECT d.device_id, d.name
+			FROM iot.alarm_rule r
+				JOIN iot.device d ON iot_internal.in_alarm_scope(r.scope, r.device_type_id,
+					r.device_group_id, r.device_id, d.device_type_id, d.device_group_id, d.device_id)
+			WHERE r.alarm_rule_id = backtest_alarm_rule.alarm_rule_id
+				AND (admin OR iot.may(username, d.device_id, 'view'))
+			ORDER BY d.name LOOP
+		RETURN QUERY SELECT subject.name, b.opened_at, b.closed_at, b.severity, b.value
+			FROM iot_internal.backtest_alarm_device(backtest_alarm_rule.alarm_rule_id,
+				subject.device_id, backtest_alarm_rule.since, backtest_alarm_rule.until) AS b;
+	END LOOP;
+END
+$function$;
+COMMENT ON FUNCTION iot.backtest_alarm_rule(uuid, timestamptz, timestamptz) IS
+	'the alarms that a rule, enabled or not, would have opened on stored measurements; severity is the highest';

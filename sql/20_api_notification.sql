@@ -23,7 +23,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT ARRAY['event', 'event_id', 'at', 'device', 'device_id', 'username',
 		'command_id', 'request_id', 'parameter', 'action', 'value', 'target_value',
 		'previous_value', 'unit', 'version', 'attempts', 'superseded', 'error', 'reason',
-		'alarm_id', 'rule', 'severity', 'message', 'opened_at', 'closed_at', 'comment', 'assignee']
+		'alarm_id', 'alarm_rule_id', 'rule', 'severity', 'previous_severity', 'message', 'opened_at',
+		'changed_at', 'closed_at', 'comment', 'assignee', 'errors', 'failed_at']
 $$;
 
 -- Raises an error for a template that names what no event has.

@@ -21,18 +21,39 @@ BEGIN
 		value_max double precision,
 		close_min double precision,
 		close_max double precision,
+		value_min_attribute text,
+		value_max_attribute text,
+		red_min double precision,
+		red_max double precision,
+		red_close_min double precision,
+		red_close_max double precision,
 		comparison text,
 		threshold double precision,
 		close_threshold double precision,
+		threshold_attribute text,
+		red_threshold double precision,
+		red_close_threshold double precision,
+		per interval,
+		timeout interval,
+		red_timeout interval,
+		condition jsonpath,
+		stay_condition jsonpath,
+		red_condition jsonpath,
+		red_stay_condition jsonpath,
+		time_zone text,
+		weekdays integer[],
+		from_time time,
+		to_time time,
 		repeat_count integer NOT NULL DEFAULT 1,
 		duration interval NOT NULL DEFAULT '0',
 		min_open interval NOT NULL DEFAULT '0',
 		auto_close boolean NOT NULL DEFAULT true,
-		message text NOT NULL DEFAULT '{device}: {parameter} is {value} {unit}',
+		message text NOT NULL,
 		enabled boolean NOT NULL DEFAULT true,
 		created_at timestamptz NOT NULL DEFAULT now(),
 		updated_at timestamptz NOT NULL DEFAULT now(),
-		CONSTRAINT alarm_rule_kind_check CHECK (kind IN ('range', 'threshold')),
+		CONSTRAINT alarm_rule_kind_check
+			CHECK (kind IN ('range', 'threshold', 'rate', 'no_data', 'condition')),
 		CONSTRAINT alarm_rule_scope_check CHECK (scope IN ('all', 'type', 'group', 'device')),
 		CONSTRAINT alarm_rule_severity_check CHECK (severity IN ('orange', 'red'))
 	);
@@ -50,6 +71,8 @@ BEGIN
 		rule text NOT NULL,
 		parameter_id uuid NOT NULL,
 		severity text NOT NULL,
+		severity_at timestamptz,
+		highest_severity text,
 		status text NOT NULL DEFAULT 'OPENED',
 		value double precision,
 		message text NOT NULL DEFAULT '',
@@ -85,18 +108,30 @@ BEGIN
 		CONSTRAINT alarm_comment_comment_check CHECK (comment <> '' AND length(comment) <= 10000)
 	);
 	CREATE INDEX alarm_comment_device_id_alarm_id_idx ON iot.alarm_comment (device_id, alarm_id);
-	-- only of rules that remember more than their open alarm
+	-- Only of rules that remember more than their open alarm.  The row of a device that is no rule's,
+	-- with an alarm_rule_id of zeros, is the device's lock.
 	CREATE TABLE iot.alarm_rule_state (
 		device_id uuid NOT NULL
 			CONSTRAINT alarm_rule_state_device_id_fkey REFERENCES iot.device ON DELETE CASCADE,
 		alarm_rule_id uuid NOT NULL,
 		hits integer NOT NULL DEFAULT 0,
 		since timestamptz,
+		red_hits integer NOT NULL DEFAULT 0,
+		red_since timestamptz,
 		clear boolean NOT NULL DEFAULT false,
+		judged_at timestamptz,
 		due_at timestamptz,
 		CONSTRAINT alarm_rule_state_pkey PRIMARY KEY (device_id, alarm_rule_id)
 	) WITH (fillfactor = 70);
 	CREATE INDEX alarm_rule_state_due_at_idx ON iot.alarm_rule_state (due_at)
 		WHERE due_at IS NOT NULL;
+	-- class "local"
+	CREATE TABLE iot.alarm_rule_error (
+		alarm_rule_id uuid CONSTRAINT alarm_rule_error_pkey PRIMARY KEY,
+		errors integer NOT NULL,
+		error text NOT NULL,
+		device_id uuid NOT NULL,
+		failed_at timestamptz NOT NULL DEFAULT now()
+	);
 END
 $install$;

@@ -1,377 +1,338 @@
 /*
  * alarm.c
- *		Judging measurements by alarm rules.
+ *		Judging the measurements of a statement by alarm rules.
  *
  * Runs in the backend that writes measurements, in its transaction and between SPI_connect and
  * SPI_finish, and in the notifier for what falls due in silence.  Whoever judges a device's
- * parameter holds the row of iot.sensor_value, so that no two judge the same at once; the unique
- * index over open alarms is there for whoever does not keep to that.
+ * parameter holds the row of iot.sensor_value, and whoever judges a device by several of them the
+ * device's lock (see alarm_state.c), so that no two judge the same at once; the unique index over
+ * open alarms is there for whoever does not keep to that.
  *
  * Memory is the caller's context, in proportion to the sensors that have rules and to the steps
- * that are taken.
+ * that are taken; of devices with conditions also to the measurements of the statement.
  */
 #include "postgres.h"
 
-#include "catalog/pg_type.h"
-#include "executor/spi.h"
-#include "utils/array.h"
+#include <math.h>
+
+#include "miscadmin.h"
 #include "utils/timestamp.h"
 
 #include "alarm.h"
-#include "plan.h"
-#include "uuidv7.h"
 
-/* A due time that moves by less is not written anew: the sweep looks no closer. */
-#define DUE_SLACK_MS	500
+/* What a test has set, else DT_NOBEGIN. */
+static TimestampTz test_clock = DT_NOBEGIN;
 
-static IotPlan select_open = {
-	"SELECT a.device_id, a.alarm_rule_id, a.alarm_id, a.opened_at FROM iot.alarm a"
-	" WHERE a.status = 'OPENED' AND a.device_id = ANY ($1)",
-	1, {UUIDARRAYOID}
-};
-static IotPlan select_states = {
-	"SELECT s.device_id, s.alarm_rule_id, s.hits, s.since, s.clear, s.due_at"
-	" FROM iot.alarm_rule_state s WHERE s.device_id = ANY ($1)",
-	1, {UUIDARRAYOID}
-};
-static IotPlan write_states = {
-	"INSERT INTO iot.alarm_rule_state AS s"
-	" (device_id, alarm_rule_id, hits, since, clear, due_at)"
-	" SELECT u.device_id, u.alarm_rule_id, u.hits, u.since, u.clear, u.due_at"
-	" FROM unnest($1, $2, $3, $4, $5, $6)"
-	" AS u (device_id, alarm_rule_id, hits, since, clear, due_at)"
-	" ON CONFLICT (device_id, alarm_rule_id) DO UPDATE SET hits = excluded.hits,"
-	" since = excluded.since, clear = excluded.clear, due_at = excluded.due_at",
-	6, {UUIDARRAYOID, UUIDARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID,
-	TIMESTAMPTZARRAYOID}
-};
-
-/* Begins a statement; NULL where there is no rule at all.  May raise. */
-IotAlarmBatch *
-iot_alarm_begin(void)
+/* The server's time, as far as alarms are concerned. */
+TimestampTz
+iot_alarm_now(void)
 {
-	IotAlarmBatch *batch;
+	return TIMESTAMP_IS_NOBEGIN(test_clock) ? GetCurrentTimestamp() : test_clock;
+}
 
-	if (!iot_alarm_rules_begin())
-		return NULL;
-	batch = palloc0(sizeof(IotAlarmBatch));
+/* For tests, which have no time to wait; DT_NOBEGIN for the server's own. */
+void
+iot_alarm_set_clock(TimestampTz at)
+{
+	test_clock = at;
+}
+
+/* A batch without rules, for who brings his own. */
+IotAlarmBatch *
+iot_alarm_batch_make(void)
+{
+	IotAlarmBatch *batch = palloc0(sizeof(IotAlarmBatch));
+
 	batch->cxt = CurrentMemoryContext;
+	batch->now = iot_alarm_now();
 	return batch;
 }
 
-static bool
-remembers(const IotRuleSpec *spec)
+/* Begins a statement; NULL where there is no rule at all. */
+IotAlarmBatch *
+iot_alarm_begin(void)
 {
-	return spec->repeat_count > 1 || spec->duration > 0 || spec->min_open > 0;
+	return iot_alarm_rules_begin() ? iot_alarm_batch_make() : NULL;
 }
 
-/* What is to be judged of a sensor; NULL where no rule is about it. */
+/*
+ * To be called with all sensors of a statement, by device_id, before it locks their rows: takes
+ * the locks of devices that are judged by more than one of them.
+ */
+void
+iot_alarm_prepare(const pg_uuid_t *device_ids, const pg_uuid_t *parameter_ids, int count)
+{
+	pg_uuid_t  *locked;
+	int			nlocked = 0;
+
+	iot_alarm_rules_load_devices(device_ids, parameter_ids, count);
+	if (!iot_alarm_rules_have_conditions())
+		return;
+	locked = palloc_extended(sizeof(pg_uuid_t) * (count + 1), MCXT_ALLOC_HUGE);
+	for (int i = 0; i < count; i++)
+	{
+		if (i > 0 && memcmp(&device_ids[i], &device_ids[i - 1], UUID_LEN) == 0)
+			continue;
+		if (iot_alarm_rules_find_conditions(&device_ids[i]) != NIL)
+			locked[nlocked++] = device_ids[i];
+	}
+	iot_alarm_lock_devices(locked, nlocked);
+}
+
+/* Has a watch judged by rules. */
+void
+iot_alarm_watch_rules(IotAlarmBatch *batch, IotAlarmWatch *watch, const pg_uuid_t *device_id,
+					  List *rules)
+{
+	ListCell   *lc;
+
+	watch->ts = DT_NOBEGIN;
+	watch->value = watch->change = NAN;
+	watch->runs = palloc0(sizeof(IotAlarmRun) * (list_length(rules) + 1));
+	foreach(lc, rules)
+	{
+		IotAlarmRun *run = &watch->runs[watch->run_count++];
+		const IotAlarmRule *rule = lfirst(lc);
+
+		run->device_id = *device_id;
+		run->watch = watch;
+		run->rule = rule;
+		run->judged_at = run->since = DT_NOBEGIN;
+		run->stored_due_at = DT_NOEND;
+		iot_rule_reset(&run->state);
+		run->stored = run->state;
+		batch->remembers |= iot_alarm_remembers(rule);
+		batch->wants_attributes |= rule->low_attribute != NULL || rule->high_attribute != NULL;
+	}
+	batch->watches = lappend(batch->watches, watch);
+}
+
+/* The device, which is that of the last call or comes after it. */
+IotAlarmDevice *
+iot_alarm_device(IotAlarmBatch *batch, const pg_uuid_t *device_id)
+{
+	IotAlarmDevice *device = batch->devices != NIL ? llast(batch->devices) : NULL;
+
+	if (device != NULL && memcmp(&device->device_id, device_id, UUID_LEN) == 0)
+		return device;
+	device = palloc0(sizeof(IotAlarmDevice));
+	device->device_id = *device_id;
+	batch->devices = lappend(batch->devices, device);
+	return device;
+}
+
+/* What is to be judged of a device by its conditions; NULL where none is about it. */
+IotAlarmWatch *
+iot_alarm_watch_device(IotAlarmBatch *batch, const pg_uuid_t *device_id)
+{
+	IotAlarmDevice *device = batch->devices != NIL ? llast(batch->devices) : NULL;
+	List	   *rules;
+
+	if (!iot_alarm_rules_have_conditions())
+		return NULL;
+	if (device != NULL && memcmp(&device->device_id, device_id, UUID_LEN) == 0 &&
+		device->watch != NULL)
+		return device->watch;
+	rules = iot_alarm_rules_find_conditions(device_id);
+	if (rules == NIL)
+		return NULL;
+	device = iot_alarm_device(batch, device_id);
+	device->watch = palloc0(sizeof(IotAlarmWatch));
+	device->watch->device = device;
+	iot_alarm_watch_rules(batch, device->watch, device_id, rules);
+	list_free(rules);
+	batch->wants_attributes = batch->wants_values = true;
+	return device->watch;
+}
+
+static bool
+want_attributes(const IotAlarmWatch *watch)
+{
+	for (int i = 0; i < watch->run_count; i++)
+	{
+		if (watch->runs[i].rule->low_attribute != NULL ||
+			watch->runs[i].rule->high_attribute != NULL)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * What is to be judged of a sensor; NULL where no rule is about it or its device.  To be called in
+ * the order of device_id.
+ */
 IotAlarmWatch *
 iot_alarm_watch(IotAlarmBatch *batch, const pg_uuid_t *device_id, const pg_uuid_t *parameter_id)
 {
 	List	   *rules = iot_alarm_rules_find(device_id, parameter_id);
+	IotAlarmWatch *whole = iot_alarm_watch_device(batch, device_id);
 	IotAlarmWatch *watch;
-	ListCell   *lc;
 
-	if (rules == NIL)
+	if (rules == NIL && whole == NULL)
 		return NULL;
 	watch = palloc0(sizeof(IotAlarmWatch));
-	watch->runs = palloc0(sizeof(IotAlarmRun) * list_length(rules));
-	foreach(lc, rules)
-	{
-		IotAlarmRun *run = &watch->runs[watch->run_count++];
-
-		run->device_id = *device_id;
-		run->rule = lfirst(lc);
-		run->judged_at = DT_NOBEGIN;
-		run->stored_due_at = DT_NOEND;
-		iot_rule_reset(&run->state);
-		batch->remembers = batch->remembers || remembers(&run->rule->spec);
-	}
+	watch->parameter_id = *parameter_id;
+	iot_alarm_watch_rules(batch, watch, device_id, rules);
 	list_free(rules);
-	batch->watches = lappend(batch->watches, watch);
+	if (whole != NULL)
+		watch->device = whole->device;
+	else if (want_attributes(watch))
+		watch->device = iot_alarm_device(batch, device_id);
 	return watch;
 }
 
-static int
-compare_runs(const void *a, const void *b)
+static void
+see(IotAlarmWatch *watch, TimestampTz ts, double value)
 {
-	const IotAlarmRun *left = *(IotAlarmRun *const *) a;
-	const IotAlarmRun *right = *(IotAlarmRun *const *) b;
-	int			order = memcmp(&left->device_id, &right->device_id, UUID_LEN);
-
-	if (order == 0)
-		order = memcmp(&left->rule->alarm_rule_id, &right->rule->alarm_rule_id, UUID_LEN);
-	return order;
-}
-
-static IotAlarmRun **
-sorted_runs(IotAlarmBatch *batch, int *count)
-{
-	IotAlarmRun **runs;
-	ListCell   *lc;
-	int			total = 0;
-
-	foreach(lc, batch->watches)
-		total += ((IotAlarmWatch *) lfirst(lc))->run_count;
-	runs = palloc_extended(sizeof(IotAlarmRun *) * (total + 1), MCXT_ALLOC_HUGE);
-	*count = 0;
-	foreach(lc, batch->watches)
-	{
-		IotAlarmWatch *watch = lfirst(lc);
-
-		for (int i = 0; i < watch->run_count; i++)
-			runs[(*count)++] = &watch->runs[i];
-	}
-	qsort(runs, *count, sizeof(IotAlarmRun *), compare_runs);
-	return runs;
-}
-
-static Datum
-column(uint64 row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
-/* The run that a row is about, by its first two columns; NULL where there is none. */
-static IotAlarmRun *
-find_run(IotAlarmRun **runs, int count, uint64 row)
-{
-	IotAlarmRule rule;
-	IotAlarmRun key = {.rule = &rule};
-	IotAlarmRun *wanted = &key;
-	IotAlarmRun **found;
-	bool		isnull;
-
-	key.device_id = *DatumGetUUIDP(column(row, 1, &isnull));
-	rule.alarm_rule_id = *DatumGetUUIDP(column(row, 2, &isnull));
-	found = bsearch(&wanted, runs, count, sizeof(IotAlarmRun *), compare_runs);
-	return found != NULL ? *found : NULL;
+	watch->change = TIMESTAMP_IS_NOBEGIN(watch->ts) ? NAN : value - watch->value;
+	watch->elapsed = TIMESTAMP_IS_NOBEGIN(watch->ts) ? NAN : (double) (ts - watch->ts);
+	watch->value = value;
+	watch->ts = ts;
 }
 
 static void
-load_open(IotAlarmRun **runs, int count, Datum device_ids)
+judge_sensor(IotAlarmBatch *batch, IotAlarmWatch *watch, TimestampTz ts, double value)
 {
-	uint64		rows = iot_plan_execute(&select_open, &device_ids, NULL);
-
-	for (uint64 row = 0; row < rows; row++)
-	{
-		IotAlarmRun *run = find_run(runs, count, row);
-		bool		isnull;
-
-		if (run == NULL)
-			continue;
-		run->alarm_id = *DatumGetUUIDP(column(row, 3, &isnull));
-		run->state.open = true;
-		run->state.opened_at = DatumGetTimestampTz(column(row, 4, &isnull));
-	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
-/* After load_open(): what a row says of an alarm that people have closed means nothing. */
-static void
-load_states(IotAlarmRun **runs, int count, Datum device_ids)
-{
-	uint64		rows = iot_plan_execute(&select_states, &device_ids, NULL);
-
-	for (uint64 row = 0; row < rows; row++)
-	{
-		IotAlarmRun *run = find_run(runs, count, row);
-		bool		isnull;
-		Datum		since;
-		Datum		due_at;
-
-		if (run == NULL)
-			continue;
-		since = column(row, 4, &isnull);
-		if (run->state.open)
-			run->state.clear = DatumGetBool(column(row, 5, &isnull));
-		else
-		{
-			run->state.since = isnull ? IOT_RULE_NEVER : DatumGetTimestampTz(since);
-			run->state.hits = DatumGetInt32(column(row, 3, &isnull));
-		}
-		due_at = column(row, 6, &isnull);
-		run->stored_due_at = isnull ? DT_NOEND : DatumGetTimestampTz(due_at);
-	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
-/* Reads where all rules of the watches stand.  To be called before the first judgement. */
-void
-iot_alarm_load(IotAlarmBatch *batch)
-{
-	int			count;
-	IotAlarmRun **runs = sorted_runs(batch, &count);
-	Datum	   *ids = palloc(sizeof(Datum) * (count + 1));
-	int			nids = 0;
-	Datum		device_ids;
-
-	if (count == 0)
-		return;
-	for (int i = 0; i < count; i++)
-	{
-		if (i == 0 || memcmp(&runs[i]->device_id, &runs[i - 1]->device_id, UUID_LEN) != 0)
-			ids[nids++] = UUIDPGetDatum(&runs[i]->device_id);
-	}
-	device_ids = PointerGetDatum(construct_array(ids, nids, UUIDOID, UUID_LEN, false,
-												 TYPALIGN_CHAR));
-	load_open(runs, count, device_ids);
-	if (batch->remembers)
-		load_states(runs, count, device_ids);
-	for (int i = 0; i < count; i++)
-		runs[i]->stored = runs[i]->state;
+	for (int i = 0; i < watch->run_count; i++)
+		iot_alarm_advance(batch, &watch->runs[i], ts);
+	see(watch, ts, value);
+	for (int i = 0; i < watch->run_count; i++)
+		iot_alarm_judge_run(batch, &watch->runs[i], ts);
+	/* a change is one of two measurements: no time alone looks at it again */
+	watch->change = NAN;
 }
 
 static void
-add_step(IotAlarmBatch *batch, IotAlarmRun *run, IotRuleStep step, TimestampTz opened_at,
-		 TimestampTz at, double value)
+keep_point(IotAlarmBatch *batch, IotAlarmWatch *watch, TimestampTz ts, double value)
 {
-	IotAlarmStep *new;
-
-	if (batch->step_count == batch->step_size)
+	if (batch->point_count == batch->point_size)
 	{
-		batch->step_size = Max(batch->step_size * 2, 16);
-		batch->steps = batch->steps == NULL
-			? MemoryContextAlloc(batch->cxt, sizeof(IotAlarmStep) * batch->step_size)
-			: repalloc_huge(batch->steps, sizeof(IotAlarmStep) * batch->step_size);
+		batch->point_size = Max(batch->point_size * 2, 64);
+		batch->points = batch->points == NULL
+			? MemoryContextAlloc(batch->cxt, sizeof(IotAlarmPoint) * batch->point_size)
+			: repalloc_huge(batch->points, sizeof(IotAlarmPoint) * batch->point_size);
 	}
-	if (step == IOT_RULE_OPENS)
-		iot_uuidv7(&run->alarm_id);
-	new = &batch->steps[batch->step_count++];
-	new->run = run;
-	new->step = step;
-	new->alarm_id = run->alarm_id;
-	new->opened_at = step == IOT_RULE_OPENS ? at : opened_at;
-	new->at = at;
-	new->value = value;
-}
-
-/* Takes what is due in a run, at the value that has held until then. */
-void
-iot_alarm_fall_due(IotAlarmBatch *batch, IotAlarmWatch *watch, IotAlarmRun *run)
-{
-	TimestampTz opened_at = run->state.opened_at;
-	int64		at;
-	IotRuleStep step = iot_rule_fall_due(&run->rule->spec, &run->state, &at);
-
-	if (step == IOT_RULE_NOTHING)
-		return;
-	run->judged_at = at;
-	add_step(batch, run, step, opened_at, at, watch->value);
+	batch->points[batch->point_count++] = (IotAlarmPoint) {watch, ts, value};
 }
 
 /*
- * Judges one measurement, newer than all that were judged of its sensor.  watch->value is the one
- * before it.
+ * Judges one measurement, newer than all that were judged of its sensor.  Those of a device with
+ * conditions wait for iot_alarm_judge_points(), since others of the same time belong to them.
  */
 void
 iot_alarm_judge(IotAlarmBatch *batch, IotAlarmWatch *watch, TimestampTz ts, double value)
 {
-	for (int i = 0; i < watch->run_count; i++)
-	{
-		IotAlarmRun *run = &watch->runs[i];
-		const IotRuleSpec *spec = &run->rule->spec;
-		int64		due = iot_rule_due(spec, &run->state);
-		TimestampTz opened_at;
-		int64		at;
-		IotRuleStep step;
-
-		if (due != IOT_RULE_NEVER && due < ts)
-			iot_alarm_fall_due(batch, watch, run);
-		opened_at = run->state.opened_at;
-		step = iot_rule_judge(spec, &run->state, ts, value, &at);
-		run->judged_at = ts;
-		if (step != IOT_RULE_NOTHING)
-			add_step(batch, run, step, opened_at, at, value);
-	}
-	watch->value = value;
+	if (watch->device != NULL && watch->device->watch != NULL)
+		keep_point(batch, watch, ts, value);
+	else
+		judge_sensor(batch, watch, ts, value);
 }
 
-/* When the sweep is to look at a run, by the server's clock; DT_NOEND for never. */
-static TimestampTz
-due_at(const IotAlarmRun *run, TimestampTz now)
+static int
+compare_points(const void *a, const void *b)
 {
-	int64		due = iot_rule_due(&run->rule->spec, &run->state);
+	const IotAlarmPoint *left = a;
+	const IotAlarmPoint *right = b;
+	int			order = memcmp(&left->watch->device->device_id, &right->watch->device->device_id,
+							   UUID_LEN);
 
-	/* the device's clock may be wrong: only how far its times lie apart counts */
-	return due == IOT_RULE_NEVER ? DT_NOEND : now + Max(due - run->judged_at, 0);
-}
-
-static bool
-must_be_written(const IotAlarmRun *run, TimestampTz due)
-{
-	const IotRuleState *state = &run->state;
-	const IotRuleState *stored = &run->stored;
-
-	if (!remembers(&run->rule->spec))
-		return false;
-	if (state->hits != stored->hits || state->since != stored->since ||
-		state->clear != stored->clear)
-		return true;
-	if ((due == DT_NOEND) != (run->stored_due_at == DT_NOEND))
-		return true;
-	return due != DT_NOEND && llabs(due - run->stored_due_at) > DUE_SLACK_MS * INT64CONST(1000);
+	if (order == 0 && left->ts != right->ts)
+		order = left->ts < right->ts ? -1 : 1;
+	if (order == 0)
+		order = memcmp(&left->watch->parameter_id, &right->watch->parameter_id, UUID_LEN);
+	return order;
 }
 
 static void
-store_states(IotAlarmBatch *batch)
+set_value(IotAlarmDevice *device, const IotAlarmPoint *point)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	int			count;
-	IotAlarmRun **runs = sorted_runs(batch, &count);
-	Datum	   *columns[6];
-	bool	   *no_since = palloc0(sizeof(bool) * (count + 1));
-	bool	   *no_due = palloc0(sizeof(bool) * (count + 1));
-	Datum		args[6];
-	int			rows = 0;
-	int			lower = 1;
-
-	for (int i = 0; i < lengthof(columns); i++)
-		columns[i] = palloc(sizeof(Datum) * (count + 1));
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < device->value_count; i++)
 	{
-		const IotAlarmRun *run = runs[i];
-		TimestampTz due = due_at(run, now);
+		IotAlarmValue *value = &device->values[i];
 
-		if (run->judged_at == DT_NOBEGIN || !must_be_written(run, due))
+		if (memcmp(&value->parameter_id, &point->watch->parameter_id, UUID_LEN) != 0)
 			continue;
-		columns[0][rows] = UUIDPGetDatum(&run->device_id);
-		columns[1][rows] = UUIDPGetDatum(&run->rule->alarm_rule_id);
-		columns[2][rows] = Int32GetDatum(run->state.hits);
-		columns[3][rows] = TimestampTzGetDatum(run->state.since);
-		no_since[rows] = run->state.since == IOT_RULE_NEVER;
-		columns[4][rows] = BoolGetDatum(run->state.clear);
-		columns[5][rows] = TimestampTzGetDatum(due);
-		no_due[rows] = due == DT_NOEND;
-		rows++;
+		value->value = point->value;
+		value->ts = point->ts;
 	}
-	if (rows == 0)
-		return;
-	args[0] = PointerGetDatum(construct_array(columns[0], rows, UUIDOID, UUID_LEN, false,
-											  TYPALIGN_CHAR));
-	args[1] = PointerGetDatum(construct_array(columns[1], rows, UUIDOID, UUID_LEN, false,
-											  TYPALIGN_CHAR));
-	args[2] = PointerGetDatum(construct_array(columns[2], rows, INT4OID, sizeof(int32), true,
-											  TYPALIGN_INT));
-	args[3] = PointerGetDatum(construct_md_array(columns[3], no_since, 1, &rows, &lower,
-												 TIMESTAMPTZOID, sizeof(TimestampTz),
-												 FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	args[4] = PointerGetDatum(construct_array(columns[4], rows, BOOLOID, sizeof(bool), true,
-											  TYPALIGN_CHAR));
-	args[5] = PointerGetDatum(construct_md_array(columns[5], no_due, 1, &rows, &lower,
-												 TIMESTAMPTZOID, sizeof(TimestampTz),
-												 FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	(void) iot_plan_execute(&write_states, args, NULL);
 }
 
-/* Writes what was judged, and ends the statement.  May raise. */
+/* The point of a rule's parameter, or the last where any will do; NULL where it has none. */
+static const IotAlarmPoint *
+point_of(const IotAlarmRule *rule, const IotAlarmPoint *points, Size count)
+{
+	static const pg_uuid_t any = {{0}};
+
+	if (memcmp(&rule->parameter_id, &any, UUID_LEN) == 0)
+		return &points[count - 1];
+	for (Size i = 0; i < count; i++)
+	{
+		if (memcmp(&rule->parameter_id, &points[i].watch->parameter_id, UUID_LEN) == 0)
+			return &points[i];
+	}
+	return NULL;
+}
+
+/* Judges a device by its measurements of one time, which it has all at once. */
+static void
+judge_device(IotAlarmBatch *batch, const IotAlarmPoint *points, Size count)
+{
+	IotAlarmWatch *watch = points[0].watch->device->watch;
+	TimestampTz ts = points[0].ts;
+
+	for (int i = 0; i < watch->run_count; i++)
+		iot_alarm_advance(batch, &watch->runs[i], ts);
+	for (Size i = 0; i < count; i++)
+		set_value(watch->device, &points[i]);
+	for (int i = 0; i < watch->run_count; i++)
+	{
+		const IotAlarmPoint *point = point_of(watch->runs[i].rule, points, count);
+
+		if (point == NULL)
+			continue;
+		watch->parameter_id = point->watch->parameter_id;
+		see(watch, ts, point->value);
+		iot_alarm_judge_run(batch, &watch->runs[i], ts);
+	}
+	watch->parameter_id = points[count - 1].watch->parameter_id;
+	see(watch, ts, points[count - 1].value);
+}
+
+/* Judges the measurements that have waited, device by device in the order of their times. */
+void
+iot_alarm_judge_points(IotAlarmBatch *batch)
+{
+	Size		next;
+
+	if (batch->point_count == 0)
+		return;
+	qsort(batch->points, batch->point_count, sizeof(IotAlarmPoint), compare_points);
+	for (Size i = 0; i < batch->point_count; i = next)
+	{
+		IotAlarmPoint *points = &batch->points[i];
+
+		CHECK_FOR_INTERRUPTS();
+		for (next = i; next < batch->point_count; next++)
+		{
+			if (batch->points[next].watch->device != points->watch->device ||
+				batch->points[next].ts != points->ts)
+				break;
+			judge_sensor(batch, batch->points[next].watch, points->ts, batch->points[next].value);
+		}
+		judge_device(batch, points, next - i);
+	}
+	batch->point_count = 0;
+}
+
+/* Writes what was judged, and ends the statement. */
 void
 iot_alarm_end(IotAlarmBatch *batch)
 {
+	iot_alarm_judge_points(batch);
 	if (batch->step_count > 0)
 		iot_alarm_write(batch);
 	if (batch->remembers)
-		store_states(batch);
+		iot_alarm_store(batch);
+	iot_alarm_store_errors(batch);
 	iot_alarm_rules_end();
 }

@@ -14,8 +14,6 @@
  */
 #include "postgres.h"
 
-#include <math.h>
-
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
@@ -61,7 +59,7 @@ typedef struct ScopeEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-/* A parameter that has rules. */
+/* A parameter that has rules; all conditions are of one that does not exist. */
 typedef struct ParameterEntry
 {
 	pg_uuid_t	parameter_id;	/* key */
@@ -85,6 +83,9 @@ static struct
 	HTAB	   *devices;
 } cache;
 
+/* What conditions are hashed by, since they see all parameters of their device. */
+static const pg_uuid_t conditions = {{0}};
+
 static bool cache_built = false;
 static bool cache_stale = false;
 static bool cache_ends_with_xact = false;
@@ -93,16 +94,6 @@ static int	user_count = 0;		/* statements that hold rules of ours */
 static const char *const watched_names[] = {"alarm_rule", "device"};
 static Oid	watched[lengthof(watched_names)];
 
-static IotPlan select_rules = {
-	"SELECT r.alarm_rule_id, r.parameter_id,"
-	" CASE r.scope WHEN 'device' THEN r.device_id WHEN 'group' THEN r.device_group_id"
-	" WHEN 'type' THEN r.device_type_id END,"
-	" r.scope, r.kind, r.comparison, r.threshold, r.close_threshold,"
-	" r.value_min, r.value_max, r.close_min, r.close_max, r.repeat_count,"
-	" extract(epoch FROM r.duration)::float8, extract(epoch FROM r.min_open)::float8,"
-	" r.auto_close, r.name, r.severity, r.message"
-	" FROM iot.alarm_rule r WHERE r.enabled ORDER BY r.alarm_rule_id DESC"
-};
 static IotPlan select_devices = {
 	"SELECT d.device_id, d.device_type_id, d.device_group_id"
 	" FROM iot.device d WHERE d.device_id = ANY ($1)",
@@ -148,106 +139,12 @@ uuid_column(int row, int number)
 	return isnull ? none : *DatumGetUUIDP(datum);
 }
 
-static double
-float8_column(int row, int number, double missing)
-{
-	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
-
-	return isnull ? missing : DatumGetFloat8(datum);
-}
-
-/* A text column in the current memory context; "" for NULL. */
-static char *
-text_column(int row, int number)
-{
-	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
-
-	return isnull ? pstrdup("") : TextDatumGetCString(datum);
-}
-
-/* Microseconds, as long as it may be. */
-static int64
-seconds_column(int row, int number)
-{
-	double		seconds = float8_column(row, number, 0);
-
-	if (!(seconds > 0))
-		return 0;
-	return seconds > 1e9 ? (int64) 1e15 : (int64) rint(seconds * 1e6);
-}
-
-static bool
-set_threshold(IotRuleSpec *spec, const char *comparison, int row)
-{
-	static const struct
-	{
-		const char *word;
-		IotRuleTest test;
-	}			tests[] = {
-		{">", IOT_RULE_ABOVE}, {">=", IOT_RULE_AT_LEAST},
-		{"<", IOT_RULE_BELOW}, {"<=", IOT_RULE_AT_MOST}
-	};
-
-	spec->open.low = float8_column(row, 7, NAN);
-	spec->stay.low = float8_column(row, 8, spec->open.low);
-	for (int i = 0; i < lengthof(tests); i++)
-	{
-		if (strcmp(comparison, tests[i].word) != 0)
-			continue;
-		spec->test = tests[i].test;
-		return isfinite(spec->open.low) && isfinite(spec->stay.low);
-	}
-	return false;
-}
-
-static bool
-set_range(IotRuleSpec *spec, int row)
-{
-	spec->test = IOT_RULE_WITHIN;
-	spec->open.low = float8_column(row, 9, -INFINITY);
-	spec->open.high = float8_column(row, 10, INFINITY);
-	spec->stay.low = float8_column(row, 11, spec->open.low);
-	spec->stay.high = float8_column(row, 12, spec->open.high);
-	return !isnan(spec->open.low) && !isnan(spec->open.high) &&
-		!isnan(spec->stay.low) && !isnan(spec->stay.high);
-}
-
-/* Compiles a row; false for one that its check would have refused, which then judges nothing. */
-static bool
-compile(IotAlarmRule *rule, int row)
-{
-	char	   *kind = text_column(row, 5);
-	bool		isnull;
-
-	memset(rule, 0, sizeof(*rule));
-	rule->alarm_rule_id = uuid_column(row, 1);
-	rule->parameter_id = uuid_column(row, 2);
-	rule->scope_id = uuid_column(row, 3);
-	rule->scope = text_column(row, 4)[0];
-	rule->spec.repeat_count = DatumGetInt32(column(row, 13, &isnull));
-	rule->spec.duration = seconds_column(row, 14);
-	rule->spec.min_open = seconds_column(row, 15);
-	rule->spec.auto_close = DatumGetBool(column(row, 16, &isnull));
-	rule->name = text_column(row, 17);
-	rule->severity = text_column(row, 18);
-	rule->message = text_column(row, 19);
-	if (rule->spec.repeat_count < 1)
-		return false;
-	if (strcmp(kind, "threshold") == 0)
-		return set_threshold(&rule->spec, text_column(row, 6), row);
-	if (strcmp(kind, "range") == 0)
-		return set_range(&rule->spec, row);
-	return false;
-}
-
 static void
 add_rule(IotAlarmRule *rule)
 {
 	bool		found;
-	ParameterEntry *parameter = hash_search(cache.parameters, &rule->parameter_id, HASH_ENTER,
-											&found);
+	pg_uuid_t	parameter_id = rule->kind == IOT_ALARM_CONDITION ? conditions : rule->parameter_id;
+	ParameterEntry *parameter = hash_search(cache.parameters, &parameter_id, HASH_ENTER, &found);
 
 	if (!found)
 	{
@@ -262,7 +159,7 @@ add_rule(IotAlarmRule *rule)
 	}
 	else
 	{
-		ScopeKey	key = {rule->parameter_id, rule->scope_id};
+		ScopeKey	key = {parameter_id, rule->scope_id};
 		ScopeEntry *entry = scope_insert(cache.scopes, key, &found);
 
 		rule->next = found ? entry->rules : NULL;
@@ -307,7 +204,7 @@ rebuild(void)
 
 	/* from here on an invalidation is about what we are reading, and must not be lost */
 	cache_stale = false;
-	rows = (int) iot_plan_execute(&select_rules, NULL, NULL);
+	rows = (int) iot_alarm_rules_read();
 	previous = MemoryContextSwitchTo(cache.cxt);
 	cache.scopes = scope_create(cache.cxt, Max(rows, 16), NULL);
 	cache.parameters = make_table("iot alarm parameters", sizeof(ParameterEntry));
@@ -316,7 +213,7 @@ rebuild(void)
 	{
 		IotAlarmRule *rule = palloc(sizeof(IotAlarmRule));
 
-		if (compile(rule, row))
+		if (iot_alarm_rule_compile(rule, row))
 			add_rule(rule);
 		else
 			ereport(WARNING,
@@ -354,6 +251,13 @@ iot_alarm_rules_begin(void)
 	return true;
 }
 
+/* Whether some rule is a condition over several parameters. */
+bool
+iot_alarm_rules_have_conditions(void)
+{
+	return hash_search(cache.parameters, &conditions, HASH_FIND, NULL) != NULL;
+}
+
 void
 iot_alarm_rules_end(void)
 {
@@ -369,7 +273,9 @@ void
 iot_alarm_rules_load_devices(const pg_uuid_t *device_ids, const pg_uuid_t *parameter_ids,
 							 int count)
 {
-	Datum	   *missing = palloc(sizeof(Datum) * (count + 1));
+	ParameterEntry *any = hash_search(cache.parameters, &conditions, HASH_FIND, NULL);
+	bool		for_conditions = any != NULL && any->by_place;
+	Datum	   *missing = palloc_extended(sizeof(Datum) * (count + 1), MCXT_ALLOC_HUGE);
 	int			nmissing = 0;
 	Datum		arg;
 	uint64		rows;
@@ -379,7 +285,7 @@ iot_alarm_rules_load_devices(const pg_uuid_t *device_ids, const pg_uuid_t *param
 		ParameterEntry *parameter = hash_search(cache.parameters, &parameter_ids[i], HASH_FIND,
 												NULL);
 
-		if (parameter != NULL && parameter->by_place &&
+		if ((for_conditions || (parameter != NULL && parameter->by_place)) &&
 			hash_search(cache.devices, &device_ids[i], HASH_FIND, NULL) == NULL)
 			missing[nmissing++] = UUIDPGetDatum(&device_ids[i]);
 	}
@@ -415,7 +321,7 @@ add_scope(List *rules, const pg_uuid_t *parameter_id, char scope, const pg_uuid_
 	return rules;
 }
 
-/* The rules about a sensor, in the cache's own memory; mostly NIL. */
+/* The rules about a sensor but conditions, in the cache's own memory; mostly NIL. */
 List *
 iot_alarm_rules_find(const pg_uuid_t *device_id, const pg_uuid_t *parameter_id)
 {
@@ -439,4 +345,11 @@ iot_alarm_rules_find(const pg_uuid_t *device_id, const pg_uuid_t *parameter_id)
 		}
 	}
 	return rules;
+}
+
+/* The conditions about a device, likewise. */
+List *
+iot_alarm_rules_find_conditions(const pg_uuid_t *device_id)
+{
+	return iot_alarm_rules_find(device_id, &conditions);
 }

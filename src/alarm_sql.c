@@ -20,13 +20,21 @@
 #include "plan.h"
 
 PG_FUNCTION_INFO_V1(iot_event_append_sql);
+PG_FUNCTION_INFO_V1(iot_alarm_now_sql);
+PG_FUNCTION_INFO_V1(iot_alarm_set_clock_sql);
 PG_FUNCTION_INFO_V1(iot_alarm_sweep_sql);
 
 static IotPlan select_due = {
-	"SELECT s.device_id, s.alarm_rule_id, r.parameter_id FROM iot.alarm_rule_state s"
-	" LEFT JOIN iot.alarm_rule r ON r.alarm_rule_id = s.alarm_rule_id AND r.enabled"
-	" WHERE s.due_at <= statement_timestamp() ORDER BY s.due_at LIMIT $1",
-	1, {INT4OID}
+	"SELECT s.device_id, s.alarm_rule_id, r.parameter_id, r.kind = 'condition',"
+	" v.reported_at IS NOT NULL"
+	" FROM iot.alarm_rule_state s"
+	" LEFT JOIN (iot.alarm_rule r JOIN iot.device d ON true) ON r.alarm_rule_id = s.alarm_rule_id"
+	" AND d.device_id = s.device_id AND r.enabled AND (r.kind <> 'no_data' OR (d.enabled"
+	" AND EXISTS (SELECT FROM iot.sensor x"
+	" WHERE x.device_id = s.device_id AND x.parameter_id = r.parameter_id)))"
+	" LEFT JOIN iot.sensor_value v ON v.device_id = s.device_id AND v.parameter_id = r.parameter_id"
+	" WHERE s.due_at <= $2 ORDER BY s.due_at LIMIT $1",
+	2, {INT4OID, TIMESTAMPTZOID}
 };
 static IotPlan forget = {
 	"DELETE FROM iot.alarm_rule_state WHERE device_id = $1 AND alarm_rule_id = $2",
@@ -39,6 +47,11 @@ static IotPlan lock_values = {
 	" AND v.reported_at IS NOT NULL"
 	" ORDER BY v.device_id, v.parameter_id FOR NO KEY UPDATE OF v SKIP LOCKED",
 	2, {UUIDARRAYOID, UUIDARRAYOID}
+};
+static IotPlan disable_broken = {
+	"SELECT iot_internal.disable_broken_alarm_rules() WHERE EXISTS"
+	" (SELECT FROM iot.alarm_rule_error e JOIN iot.alarm_rule r USING (alarm_rule_id)"
+	" WHERE r.enabled AND e.errors >= iot_internal.alarm_rule_max_errors())"
 };
 
 /*
@@ -58,6 +71,24 @@ iot_event_append_sql(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/* iot_internal.alarm_now() returns timestamptz; VOLATILE.  The time by which silence is judged. */
+Datum
+iot_alarm_now_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_TIMESTAMPTZ(iot_alarm_now());
+}
+
+/*
+ * iot_internal.set_alarm_clock(at timestamptz) returns void.  For tests: stops the clock of this
+ * session's alarms at a time, or with NULL has it go by the server's again.
+ */
+Datum
+iot_alarm_set_clock_sql(PG_FUNCTION_ARGS)
+{
+	iot_alarm_set_clock(PG_ARGISNULL(0) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(0));
+	PG_RETURN_VOID();
+}
+
 static Datum
 column(uint64 row, int number, bool *isnull)
 {
@@ -68,32 +99,49 @@ column(uint64 row, int number, bool *isnull)
 typedef struct DueState
 {
 	pg_uuid_t	device_id;
+	pg_uuid_t	parameter_id;	/* zeros for a rule about the whole device */
 	pg_uuid_t	alarm_rule_id;
-	pg_uuid_t	parameter_id;
-	bool		ruled;			/* its rule is there and enabled */
+	bool		ruled;			/* its rule is there and is about what is there */
+	bool		whole;			/* it is a condition */
+	bool		measured;		/* its sensor has a row of its own to lock */
+	IotAlarmWatch *watch;		/* NULL where somebody is writing just now */
 } DueState;
 
+static int
+compare_due(const void *a, const void *b)
+{
+	/* device_id and parameter_id come first */
+	return memcmp(a, b, sizeof(pg_uuid_t) * 2);
+}
+
+/* In the order of sensors. */
 static DueState *
 read_due(int max, int *count)
 {
-	Datum		arg = Int32GetDatum(max);
+	Datum		args[2];
 	DueState   *due;
 
-	*count = (int) iot_plan_execute(&select_due, &arg, NULL);
-	due = palloc(sizeof(DueState) * (*count + 1));
+	args[0] = Int32GetDatum(max);
+	args[1] = TimestampTzGetDatum(iot_alarm_now());
+	*count = (int) iot_plan_execute(&select_due, args, NULL);
+	due = palloc0(sizeof(DueState) * (*count + 1));
 	for (int i = 0; i < *count; i++)
 	{
 		bool		isnull;
-		Datum		parameter_id;
+		Datum		value;
 
 		due[i].device_id = *DatumGetUUIDP(column(i, 1, &isnull));
 		due[i].alarm_rule_id = *DatumGetUUIDP(column(i, 2, &isnull));
-		parameter_id = column(i, 3, &isnull);
+		value = column(i, 4, &isnull);
 		due[i].ruled = !isnull;
-		if (!isnull)
-			due[i].parameter_id = *DatumGetUUIDP(parameter_id);
+		due[i].whole = !isnull && DatumGetBool(value);
+		value = column(i, 3, &isnull);
+		if (!isnull && !due[i].whole)
+			due[i].parameter_id = *DatumGetUUIDP(value);
+		due[i].measured = DatumGetBool(column(i, 5, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
+	qsort(due, *count, sizeof(DueState), compare_due);
 	return due;
 }
 
@@ -109,36 +157,36 @@ forget_state(const DueState *due)
 
 /* The run of a due state; NULL where its device is no longer one of the rule's. */
 static IotAlarmRun *
-find_run(IotAlarmWatch *watch, const DueState *due)
+find_run(const DueState *due)
 {
-	for (int i = 0; watch != NULL && i < watch->run_count; i++)
+	for (int i = 0; i < due->watch->run_count; i++)
 	{
-		if (memcmp(&watch->runs[i].rule->alarm_rule_id, &due->alarm_rule_id, UUID_LEN) == 0)
-			return &watch->runs[i];
+		if (memcmp(&due->watch->runs[i].rule->alarm_rule_id, &due->alarm_rule_id, UUID_LEN) == 0)
+			return &due->watch->runs[i];
 	}
 	return NULL;
 }
 
-/* Locks the values that the states are about; rows are in SPI_tuptable. */
+/* Locks the values that states are about; rows are in SPI_tuptable. */
 static uint64
-lock_sensors(const DueState *due, int count)
+lock_values_of(const DueState *due, int count)
 {
-	Datum	   *device_ids = palloc(sizeof(Datum) * count);
-	Datum	   *parameter_ids = palloc(sizeof(Datum) * count);
+	Datum	   *device_ids = palloc(sizeof(Datum) * (count + 1));
+	Datum	   *parameter_ids = palloc(sizeof(Datum) * (count + 1));
 	Datum		args[2];
-	int			ruled = 0;
+	int			rows = 0;
 
 	for (int i = 0; i < count; i++)
 	{
-		if (!due[i].ruled)
+		if (!due[i].ruled || !due[i].measured || due[i].whole)
 			continue;
-		device_ids[ruled] = UUIDPGetDatum(&due[i].device_id);
-		parameter_ids[ruled] = UUIDPGetDatum(&due[i].parameter_id);
-		ruled++;
+		device_ids[rows] = UUIDPGetDatum(&due[i].device_id);
+		parameter_ids[rows] = UUIDPGetDatum(&due[i].parameter_id);
+		rows++;
 	}
-	args[0] = PointerGetDatum(construct_array(device_ids, ruled, UUIDOID, UUID_LEN, false,
+	args[0] = PointerGetDatum(construct_array(device_ids, rows, UUIDOID, UUID_LEN, false,
 											  TYPALIGN_CHAR));
-	args[1] = PointerGetDatum(construct_array(parameter_ids, ruled, UUIDOID, UUID_LEN, false,
+	args[1] = PointerGetDatum(construct_array(parameter_ids, rows, UUIDOID, UUID_LEN, false,
 											  TYPALIGN_CHAR));
 	return iot_plan_execute(&lock_values, args, NULL);
 }
@@ -148,70 +196,142 @@ typedef struct LockedSensor
 {
 	pg_uuid_t	device_id;
 	pg_uuid_t	parameter_id;
+	double		value;
 	TimestampTz reported_at;
-	IotAlarmWatch *watch;
 } LockedSensor;
 
-static int
-compare_sensors(const void *a, const void *b)
+static LockedSensor *
+lock_sensors(const DueState *due, int count, int *locked)
 {
-	return memcmp(a, b, sizeof(pg_uuid_t) * 2);
-}
-
-static void
-sweep(IotAlarmBatch *batch, const DueState *due, int count)
-{
-	uint64		rows = lock_sensors(due, count);
-	LockedSensor *sensors = palloc0(sizeof(LockedSensor) * (rows + 1));
-	double	   *values = palloc(sizeof(double) * (rows + 1));
-	pg_uuid_t  *device_ids = palloc(sizeof(pg_uuid_t) * (rows + 1));
-	pg_uuid_t  *parameter_ids = palloc(sizeof(pg_uuid_t) * (rows + 1));
-	TimestampTz now = GetCurrentTimestamp();
+	uint64		rows = lock_values_of(due, count);
+	LockedSensor *sensors = palloc(sizeof(LockedSensor) * (rows + 1));
 
 	for (uint64 i = 0; i < rows; i++)
 	{
 		bool		isnull;
 
-		sensors[i].device_id = device_ids[i] = *DatumGetUUIDP(column(i, 1, &isnull));
-		sensors[i].parameter_id = parameter_ids[i] = *DatumGetUUIDP(column(i, 2, &isnull));
-		values[i] = DatumGetFloat8(column(i, 3, &isnull));
+		sensors[i].device_id = *DatumGetUUIDP(column(i, 1, &isnull));
+		sensors[i].parameter_id = *DatumGetUUIDP(column(i, 2, &isnull));
+		sensors[i].value = DatumGetFloat8(column(i, 3, &isnull));
 		sensors[i].reported_at = DatumGetTimestampTz(column(i, 4, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
-	iot_alarm_rules_load_devices(device_ids, parameter_ids, (int) rows);
-	for (uint64 i = 0; i < rows; i++)
-	{
-		sensors[i].watch = iot_alarm_watch(batch, &device_ids[i], &parameter_ids[i]);
-		if (sensors[i].watch != NULL)
-			sensors[i].watch->value = values[i];
-	}
-	iot_alarm_load(batch);
+	*locked = (int) rows;
+	return sensors;
+}
+
+/* The devices whose own locks stand for what is judged, and which of them nobody holds. */
+static pg_uuid_t *
+lock_devices(const DueState *due, int count, int *locked)
+{
+	pg_uuid_t  *device_ids = palloc(sizeof(pg_uuid_t) * (count + 1));
+
+	*locked = 0;
 	for (int i = 0; i < count; i++)
 	{
-		pg_uuid_t	key[2] = {due[i].device_id, due[i].parameter_id};
-		LockedSensor *sensor = due[i].ruled
-			? bsearch(key, sensors, rows, sizeof(LockedSensor), compare_sensors) : NULL;
-		IotAlarmRun *run;
+		if (!due[i].ruled || (!due[i].whole && due[i].measured))
+			continue;
+		if (*locked == 0 ||
+			memcmp(&device_ids[*locked - 1], &due[i].device_id, UUID_LEN) != 0)
+			device_ids[(*locked)++] = due[i].device_id;
+	}
+	*locked = iot_alarm_try_lock_devices(device_ids, *locked);
+	return device_ids;
+}
 
-		if (due[i].ruled && sensor == NULL)
-			continue;			/* being written: its writer judges, or the next sweep does */
-		run = sensor != NULL ? find_run(sensor->watch, &due[i]) : NULL;
-		if (run == NULL)
-			forget_state(&due[i]);
+static int
+compare_ids(const void *a, const void *b)
+{
+	return memcmp(a, b, UUID_LEN);
+}
+
+/* Has the states watched whose locks we have. */
+static void
+watch_due(IotAlarmBatch *batch, DueState *due, int count)
+{
+	int			ndevices;
+	pg_uuid_t  *devices = lock_devices(due, count, &ndevices);
+	int			nsensors;
+	LockedSensor *sensors = lock_sensors(due, count, &nsensors);
+	pg_uuid_t  *device_ids = palloc(sizeof(pg_uuid_t) * (count + 1));
+	pg_uuid_t  *parameter_ids = palloc(sizeof(pg_uuid_t) * (count + 1));
+
+	for (int i = 0; i < count; i++)
+	{
+		device_ids[i] = due[i].device_id;
+		parameter_ids[i] = due[i].parameter_id;
+	}
+	iot_alarm_rules_load_devices(device_ids, parameter_ids, count);
+	for (int i = 0; i < count; i++)
+	{
+		const LockedSensor *sensor = NULL;
+
+		if (!due[i].ruled)
+			continue;
+		if (due[i].measured && !due[i].whole)
+			sensor = bsearch(&due[i], sensors, nsensors, sizeof(LockedSensor), compare_due);
+		else if (bsearch(&due[i].device_id, devices, ndevices, UUID_LEN, compare_ids) == NULL)
+			continue;
+		if (due[i].measured && !due[i].whole && sensor == NULL)
+			continue;
+		if (i > 0 && compare_due(&due[i], &due[i - 1]) == 0 &&
+			due[i].whole == due[i - 1].whole)
+			due[i].watch = due[i - 1].watch;
+		else if (due[i].whole)
+			due[i].watch = iot_alarm_watch_device(batch, &due[i].device_id);
 		else
+			due[i].watch = iot_alarm_watch(batch, &due[i].device_id, &due[i].parameter_id);
+		if (due[i].watch == NULL)
+			due[i].ruled = false;
+		else if (sensor != NULL)
 		{
-			/* a measurement may have come since we looked */
-			if (run->stored_due_at > now)
-				continue;
-			run->judged_at = sensor->reported_at;
-			iot_alarm_fall_due(batch, sensor->watch, run);
+			due[i].watch->ts = sensor->reported_at;
+			due[i].watch->value = sensor->value;
 		}
 	}
 }
 
+static void
+sweep(IotAlarmBatch *batch, DueState *due, int count)
+{
+	watch_due(batch, due, count);
+	iot_alarm_load(batch);
+	for (int i = 0; i < count; i++)
+	{
+		IotAlarmRun *run = due[i].watch != NULL ? find_run(&due[i]) : NULL;
+
+		if (run != NULL)
+		{
+			/* a measurement may have come since we looked */
+			if (run->known && run->stored_due_at <= batch->now)
+				iot_alarm_look(batch, run);
+		}
+		else if (!due[i].ruled || due[i].watch != NULL)
+			forget_state(&due[i]);
+	}
+}
+
+static void
+disable_body(void *arg)
+{
+	(void) iot_plan_execute(&disable_broken, NULL, NULL);
+}
+
+/* A rule that cannot be disabled costs the others nothing. */
+static void
+disable_broken_rules(void)
+{
+	ErrorData  *error = iot_alarm_try(disable_body, NULL);
+
+	if (error != NULL)
+		ereport(WARNING,
+				(errmsg("could not disable broken alarm rules: %s", error->message)));
+}
+
 /*
  * iot_internal.alarm_sweep(max_states integer) returns integer; STRICT.  Judges what has fallen
- * due by the server's clock, and returns how many states were due.
+ * due by the server's clock, and returns how many states were due.  Disables rules that failed
+ * too often.
  */
 Datum
 iot_alarm_sweep_sql(PG_FUNCTION_ARGS)
@@ -237,6 +357,7 @@ iot_alarm_sweep_sql(PG_FUNCTION_ARGS)
 				forget_state(&due[i]);
 		}
 	}
+	disable_broken_rules();
 	SPI_finish();
 	PG_RETURN_INT32(count);
 }

@@ -8,7 +8,8 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
+#include <math.h>
+
 #include "catalog/pg_type.h"
 #include "common/shortest_dec.h"
 #include "executor/spi.h"
@@ -16,8 +17,6 @@
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/json.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "alarm.h"
@@ -31,6 +30,7 @@
 typedef struct StepWords
 {
 	const IotAlarmStep *step;
+	const char *severity;
 	char	   *device;
 	char	   *parameter;
 	char	   *unit;
@@ -44,9 +44,16 @@ static IotPlan select_words = {
 };
 static IotPlan insert_alarm = {
 	"INSERT INTO iot.alarm (device_id, alarm_id, alarm_rule_id, rule, parameter_id, severity,"
-	" value, message, opened_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+	" highest_severity, severity_at, value, message, opened_at)"
+	" VALUES ($1, $2, $3, $4, $5, $6, $6, $9, $7, $8, $9)"
 	" ON CONFLICT (device_id, alarm_rule_id) WHERE status = 'OPENED' DO NOTHING",
 	9, {UUIDOID, UUIDOID, UUIDOID, TEXTOID, UUIDOID, TEXTOID, FLOAT8OID, TEXTOID, TIMESTAMPTZOID}
+};
+static IotPlan change_severity = {
+	"UPDATE iot.alarm SET severity = $3, severity_at = $4, updated_at = now(),"
+	" highest_severity = CASE WHEN $5 THEN $3 ELSE highest_severity END"
+	" WHERE device_id = $1 AND alarm_id = $2 AND status = 'OPENED' AND severity <> $3",
+	5, {UUIDOID, UUIDOID, TEXTOID, TIMESTAMPTZOID, BOOLOID}
 };
 static IotPlan close_alarm = {
 	"UPDATE iot.alarm SET status = 'CLOSED', closed_at = $3, close_reason = $4,"
@@ -66,7 +73,7 @@ lookup_word(void *arg, const char *name, size_t name_len, size_t *len)
 		const char *value;
 	}			known[] = {
 		{"device", words->device}, {"parameter", words->parameter}, {"unit", words->unit},
-		{"value", words->value}, {"rule", rule->name}, {"severity", rule->severity}
+		{"value", words->value}, {"rule", rule->name}, {"severity", words->severity}
 	};
 
 	for (int i = 0; i < lengthof(known); i++)
@@ -107,18 +114,22 @@ find_words(StepWords *words, const IotAlarmStep *step)
 	TupleDesc	tupdesc;
 
 	args[0] = UUIDPGetDatum(&step->run->device_id);
-	args[1] = UUIDPGetDatum(&step->run->rule->parameter_id);
+	args[1] = UUIDPGetDatum(&step->parameter_id);
 	if (iot_plan_execute(&select_words, args, NULL) == 0)
 		return false;
 	row = SPI_tuptable->vals[0];
 	tupdesc = SPI_tuptable->tupdesc;
 	words->step = step;
+	words->severity = iot_alarm_severity(step->run->rule, Max(step->level, 1));
 	words->device = SPI_getvalue(row, tupdesc, 1);
 	words->parameter = SPI_getvalue(row, tupdesc, 2);
 	words->unit = SPI_getvalue(row, tupdesc, 3);
 	if (words->unit == NULL)
 		words->unit = "";
-	double_to_shortest_decimal_buf(step->value, words->value);
+	if (isfinite(step->value))
+		double_to_shortest_decimal_buf(step->value, words->value);
+	else
+		words->value[0] = '\0';
 	SPI_freetuptable(SPI_tuptable);
 	return true;
 }
@@ -150,13 +161,20 @@ append_event(const StepWords *words, const char *type, const char *severity, con
 	iot_payload_text(&payload, "severity", severity);
 	iot_payload_text(&payload, "device", words->device);
 	iot_payload_text(&payload, "parameter", words->parameter);
-	iot_payload_float8(&payload, "value", step->value);
+	if (isfinite(step->value))
+		iot_payload_float8(&payload, "value", step->value);
 	if (words->unit[0] != '\0')
 		iot_payload_text(&payload, "unit", words->unit);
 	iot_payload_text(&payload, "message", message);
 	payload_time(&payload, "opened_at", step->opened_at);
 	if (step->step == IOT_RULE_CLOSES)
 		payload_time(&payload, "closed_at", step->at);
+	if (step->step == IOT_RULE_RISES || step->step == IOT_RULE_FALLS)
+	{
+		payload_time(&payload, "changed_at", step->at);
+		iot_payload_text(&payload, "previous_severity",
+						 iot_alarm_severity(rule, step->previous_level));
+	}
 	if (reason != NULL)
 		iot_payload_text(&payload, "reason", reason);
 	iot_uuid_text(&step->alarm_id, alarm_id);
@@ -169,27 +187,61 @@ write_opened(StepWords *words)
 	const IotAlarmStep *step = words->step;
 	const IotAlarmRule *rule = step->run->rule;
 	char	   *message = render(words, rule->message);
+	char		nulls[9];
 	Datum		args[9];
 
+	memset(nulls, ' ', sizeof(nulls));
 	args[0] = UUIDPGetDatum(&step->run->device_id);
 	args[1] = UUIDPGetDatum(&step->alarm_id);
 	args[2] = UUIDPGetDatum(&rule->alarm_rule_id);
 	args[3] = CStringGetTextDatum(rule->name);
-	args[4] = UUIDPGetDatum(&rule->parameter_id);
-	args[5] = CStringGetTextDatum(rule->severity);
+	args[4] = UUIDPGetDatum(&step->parameter_id);
+	args[5] = CStringGetTextDatum(words->severity);
 	args[6] = Float8GetDatum(step->value);
+	if (!isfinite(step->value))
+		nulls[6] = 'n';
 	args[7] = CStringGetTextDatum(message);
 	args[8] = TimestampTzGetDatum(step->at);
-	if (iot_plan_execute(&insert_alarm, args, NULL) == 1)
-		append_event(words, "alarm.opened", rule->severity, message, NULL);
+	if (iot_plan_execute(&insert_alarm, args, nulls) == 1)
+		append_event(words, "alarm.opened", words->severity, message, NULL);
 }
 
 /* Nothing where people have closed the alarm meanwhile. */
 static void
+write_severity(StepWords *words)
+{
+	const IotAlarmStep *step = words->step;
+	Datum		args[5];
+
+	args[0] = UUIDPGetDatum(&step->run->device_id);
+	args[1] = UUIDPGetDatum(&step->alarm_id);
+	args[2] = CStringGetTextDatum(words->severity);
+	args[3] = TimestampTzGetDatum(step->at);
+	args[4] = BoolGetDatum(step->step == IOT_RULE_RISES);
+	if (iot_plan_execute(&change_severity, args, NULL) == 1)
+		append_event(words, "alarm.severity_changed", words->severity,
+					 render(words, step->run->rule->message), NULL);
+}
+
+static char *
+closing_words(StepWords *words)
+{
+	const IotAlarmRule *rule = words->step->run->rule;
+
+	if (rule->schedule != NULL && !iot_schedule_inside(rule->schedule, words->step->at))
+		return pstrdup("the schedule of the alarm rule has ended");
+	if (rule->kind == IOT_ALARM_RATE)
+		return render(words, words->value[0] != '\0' ? "{parameter} changes by {value} {unit}"
+					  : "{parameter} does not change any more");
+	return render(words, "{parameter} is {value} {unit}");
+}
+
+/* Likewise. */
+static void
 write_closed(StepWords *words)
 {
 	const IotAlarmStep *step = words->step;
-	char	   *reason = render(words, "{parameter} is {value} {unit}");
+	char	   *reason = closing_words(words);
 	char	   *message;
 	char	   *severity;
 	Datum		args[4];
@@ -219,80 +271,66 @@ write_steps(IotAlarmBatch *batch, const IotAlarmRun *run)
 			continue;
 		if (step->step == IOT_RULE_OPENS)
 			write_opened(&words);
-		else
+		else if (step->step == IOT_RULE_CLOSES)
 			write_closed(&words);
+		else
+			write_severity(&words);
 	}
 }
 
-/* Whether an error says something of what was written, and nothing of the server or the session. */
-static bool
-may_be_swallowed(int sqlerrcode)
+/* What a subtransaction is about. */
+typedef struct Writing
 {
-	switch (ERRCODE_TO_CATEGORY(sqlerrcode))
-	{
-		case ERRCODE_DATA_EXCEPTION:
-		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
-		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
-		case ERRCODE_PLPGSQL_ERROR:
-		case ERRCODE_TRIGGERED_DATA_CHANGE_VIOLATION:
-		case ERRCODE_EXTERNAL_ROUTINE_EXCEPTION:
-			return true;
-		default:
-			return false;
-	}
+	IotAlarmBatch *batch;
+	const IotAlarmRun *run;
+} Writing;
+
+static void
+write_body(void *arg)
+{
+	Writing    *writing = arg;
+
+	write_steps(writing->batch, writing->run);
 }
 
-/* NULL where the steps are written, else why they are not; other errors go on to the caller. */
-static ErrorData *
-try_steps(IotAlarmBatch *batch, const IotAlarmRun *run)
+/* Tries the steps of one run by themselves. */
+static void
+write_run(IotAlarmBatch *batch, IotAlarmRun *run)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	Writing		writing = {batch, run};
+	ErrorData  *error = iot_alarm_try(write_body, &writing);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
+	if (error == NULL)
 	{
-		write_steps(batch, run);
-		ReleaseCurrentSubTransaction();
+		iot_alarm_worked(batch, run);
+		return;
 	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	if (error != NULL && !may_be_swallowed(error->sqlerrcode))
-		ReThrowError(error);
-	return error;
+	ereport(WARNING,
+			(errmsg("alarm of rule \"%s\" was not written: %s", run->rule->name,
+					error->message)));
+	iot_alarm_failed(batch, run, error);
 }
 
 /* Writes what the batch's rules have decided.  Raises only what would end the transaction anyway. */
 void
 iot_alarm_write(IotAlarmBatch *batch)
 {
-	ErrorData  *error = try_steps(batch, NULL);
+	Writing		writing = {batch, NULL};
+	bool		written = iot_alarm_try(write_body, &writing) == NULL;
 
-	if (error == NULL)
-		return;
 	for (int i = 0; i < batch->step_count; i++)
 	{
-		const IotAlarmRun *run = batch->steps[i].run;
+		IotAlarmRun *run = batch->steps[i].run;
 		bool		done = false;
 
-		for (int before = 0; before < i; before++)
-			done = done || batch->steps[before].run == run;
-		if (done)
+		if (written)
+		{
+			iot_alarm_worked(batch, run);
 			continue;
-		error = try_steps(batch, run);
-		if (error != NULL)
-			ereport(WARNING,
-					(errmsg("alarm of rule \"%s\" was not written: %s", run->rule->name,
-							error->message)));
+		}
+		for (int before = 0; before < i && !done; before++)
+			done = batch->steps[before].run == run;
+		if (!done)
+			write_run(batch, run);
 	}
 }

@@ -402,24 +402,27 @@ judge_rows(IotAlarmBatch *alarms, Rows *rows, newest_hash *table)
 		iot_alarm_judge(alarms, points[i].entry->watch, points[i].ts, points[i].value);
 }
 
+/* Takes what must be held by whoever judges, before the values move on. */
+static void
+prepare_to_judge(NewestEntry **entries, int count)
+{
+	pg_uuid_t  *device_ids = palloc_extended(sizeof(pg_uuid_t) * count, MCXT_ALLOC_HUGE);
+	pg_uuid_t  *parameter_ids = palloc_extended(sizeof(pg_uuid_t) * count, MCXT_ALLOC_HUGE);
+
+	for (int i = 0; i < count; i++)
+	{
+		device_ids[i] = entries[i]->key.device_id;
+		parameter_ids[i] = entries[i]->key.parameter_id;
+	}
+	iot_alarm_prepare(device_ids, parameter_ids, count);
+}
+
 /* What alarm rules say of the values that moved on. */
 static void
 judge(IotAlarmBatch *alarms, Rows *rows, newest_hash *table, NewestEntry **entries, int count)
 {
-	pg_uuid_t  *device_ids = palloc_extended(sizeof(pg_uuid_t) * (count + 1), MCXT_ALLOC_HUGE);
-	pg_uuid_t  *parameter_ids = palloc_extended(sizeof(pg_uuid_t) * (count + 1), MCXT_ALLOC_HUGE);
-	int			moved = 0;
 	bool		several = false;
 
-	for (int i = 0; i < count; i++)
-	{
-		if (!entries[i]->moved)
-			continue;
-		device_ids[moved] = entries[i]->key.device_id;
-		parameter_ids[moved] = entries[i]->key.parameter_id;
-		moved++;
-	}
-	iot_alarm_rules_load_devices(device_ids, parameter_ids, moved);
 	for (int i = 0; i < count; i++)
 	{
 		NewestEntry *entry = entries[i];
@@ -429,6 +432,7 @@ judge(IotAlarmBatch *alarms, Rows *rows, newest_hash *table, NewestEntry **entri
 		entry->watch = iot_alarm_watch(alarms, &entry->key.device_id, &entry->key.parameter_id);
 		if (entry->watch == NULL)
 			continue;
+		entry->watch->ts = entry->after;
 		entry->watch->value = entry->before;
 		several = several || entry->several;
 	}
@@ -477,6 +481,8 @@ iot_measurement_inserted_sql(PG_FUNCTION_ARGS)
 	if (count > 0)
 	{
 		alarms = iot_alarm_begin();
+		if (alarms != NULL)
+			prepare_to_judge(entries, count);
 		store_newest(entries, count, alarms != NULL);
 		if (alarms != NULL)
 		{
