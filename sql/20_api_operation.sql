@@ -19,7 +19,8 @@ DECLARE
 BEGIN
 	FOREACH area IN ARRAY
 			ARRAY['registry', 'credential', 'saga', 'telemetry', 'rollup', 'alarm', 'notification',
-				'push', 'operation'] LOOP
+				'push', 'operation',
+				'comment'] LOOP
 		IF to_regprocedure(format('iot_internal.%s_%s()', job, area)) IS NOT NULL THEN
 			EXECUTE format('SELECT iot_internal.%s_%s()', job, area);
 		END IF;

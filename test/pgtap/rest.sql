@@ -307,6 +307,16 @@ SELECT is(array_agg(p.oid::regprocedure ORDER BY p.oid), NULL, 'every function i
 SELECT is(array_agg(c.oid::regclass ORDER BY c.oid), NULL, 'every table and view is described')
 	FROM pg_class c WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p', 'v')
 		AND NOT c.relispartition AND obj_description(c.oid, 'pg_class') IS NULL;
+SELECT is(array_agg(p.oid::regprocedure || ' ' || a ORDER BY p.oid), NULL, 'every argument is described')
+	FROM pg_proc p, unnest(p.proargnames[:p.pronargs]) a
+	WHERE p.pronamespace = 'iot'::regnamespace AND p.prokind = 'f'
+		AND strpos(obj_description(p.oid, 'pg_proc'), E'\n' || a || ': ') = 0;
+SELECT is(array_agg(format('%s.%s', a.attrelid::regclass, a.attname) ORDER BY a.attrelid::regclass::text, a.attnum), NULL,
+		'every column that operators read is described')
+	FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid
+	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
+		AND a.attnum > 0 AND NOT a.attisdropped AND has_column_privilege('iot_operator', c.oid, a.attnum, 'SELECT')
+		AND col_description(c.oid, a.attnum) IS NULL;
 SELECT is(array_agg(DISTINCT v.oid::regclass || ': ' || p.oid::regprocedure), NULL,
 		'no view calls a volatile function, so that it can be counted')
 	FROM pg_class v JOIN pg_rewrite r ON r.ev_class = v.oid
