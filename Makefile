@@ -113,7 +113,8 @@ fuzz: test/fuzz/core
 		-max_len=4096 corpus
 
 # Clients and yardsticks of `make bench`.
-BENCH_PROGRAMS = test/bench/latency test/bench/fanout_clients test/bench/fanout_server
+BENCH_PROGRAMS = test/bench/latency test/bench/fanout_clients test/bench/fanout_server \
+			   test/bench/mqtt_load
 $(BENCH_PROGRAMS): %: %.c test/bench/ws_client.c test/bench/ws_client.h
 	$(CC) $(PROGRAM_CFLAGS) -D_GNU_SOURCE -I$(includedir) -o $@ $(filter %.c,$^) $(LDFLAGS) \
 		-L$(libdir) -lpq -lmosquitto -lwebsockets
