@@ -174,9 +174,10 @@ look_after_notifiers(void)
 void
 iot_launcher_main(Datum arg)
 {
+	IotWorkerKey key = {.kind = IOT_WORKER_LAUNCHER};
 	MemoryContext cycle;
 
-	iot_worker_start(IOT_WORKER_LAUNCHER, InvalidOid, NULL, "launcher");
+	iot_worker_start(&key, "launcher");
 	iot_worker_state("running", NULL);
 	cycle = AllocSetContextCreate(TopMemoryContext, "iot launcher cycle", ALLOCSET_SMALL_SIZES);
 	MemoryContextSwitchTo(cycle);

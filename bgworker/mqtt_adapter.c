@@ -13,10 +13,12 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -30,15 +32,17 @@
 #include "bgworker/mqtt_take.h"
 #include "bgworker/worker.h"
 #include "iot.h"
+#include "plan.h"
 
 #define CONFIG_CHECK_MS		1000
 #define IDLE_CHECK_MS		2000
 #define RETRY_MS			1000	/* after a transaction that failed */
+#define QUIET_ROUNDS		2		/* without a message: a session is empty */
 #define REMINDER_MS			60000
 
 static struct
 {
-	pg_uuid_t	adapter_id;
+	IotWorkerKey key;
 	IotMqttConfig *config;
 	int64		config_checked_at;	/* of the worker's clock, like the others */
 	int64		error_told_at;
@@ -47,7 +51,15 @@ static struct
 	bool		take_wanted;
 	int64		taken_at;
 	int64		retry_at;		/* of what failed in the database */
+	int64		stored_at;		/* the last batch of messages */
+	bool		unsettled;		/* the broker has more subscriptions than wanted, or may have */
+	int			quiet_rounds;	/* of a session that is given up */
 }			adapter;
+
+static IotPlan record_session = {
+	"SELECT iot_internal.adapter_session($1, $2, $3)",
+	3, {UUIDOID, INT4OID, TEXTARRAYOID}
+};
 
 typedef struct ConfigJob
 {
@@ -57,7 +69,8 @@ typedef struct ConfigJob
 static void
 config_body(void *arg)
 {
-	((ConfigJob *) arg)->config = iot_mqtt_config_read(&adapter.adapter_id);
+	((ConfigJob *) arg)->config = iot_mqtt_config_read(&adapter.key.adapter_id,
+														adapter.key.number);
 }
 
 /* before_shmem_exit: a broker that is told keeps our session without a doubt. */
@@ -80,11 +93,49 @@ stop_working(void)
 	adapter.config = NULL;
 }
 
+/* Writes down what the session is subscribed to: what is wanted, and what is on its way out. */
+static void
+session_body(void *arg)
+{
+	const IotMqttConfig *config = adapter.config;
+	bool		with_stale = *(bool *) arg;
+	int			count = config->nfilters + (with_stale ? config->nstale : 0);
+	Datum	   *filters = palloc(sizeof(Datum) * (count + 1));
+	Datum		values[3];
+	char		nulls[] = "   ";
+
+	for (int i = 0; i < count; i++)
+		filters[i] = CStringGetTextDatum(i < config->nfilters ? config->filters[i].filter :
+										 config->stale[i - config->nfilters]);
+	values[0] = UUIDPGetDatum(&adapter.key.adapter_id);
+	values[1] = Int32GetDatum(adapter.key.number);
+	values[2] = PointerGetDatum(construct_array(filters, count, TEXTOID, -1, false,
+												TYPALIGN_INT));
+	if (config->clean)
+		nulls[2] = 'n';
+	iot_plan_execute(&record_session, values, nulls);
+}
+
+static bool
+record_filters(bool with_stale)
+{
+	return iot_try_xact("record subscriptions", 0, session_body, &with_stale, NULL) ==
+		IOT_XACT_DONE;
+}
+
+/* Whether this process is one too many, and only there to empty its session at the broker. */
+static bool
+is_surplus(void)
+{
+	return adapter.config != NULL && adapter.config->number > adapter.config->processes;
+}
+
 static void
 use_config(IotMqttConfig *config)
 {
 	IotMqttConfig *old = adapter.config;
 	char		name[IOT_WORKER_NAME_SIZE];
+	char		title[IOT_WORKER_NAME_SIZE + 4] = "iot ";
 
 	if (old != NULL && strcmp(old->fingerprint, config->fingerprint) == 0)
 	{
@@ -97,10 +148,9 @@ use_config(IotMqttConfig *config)
 		iot_mqtt_config_free(config);
 		return;
 	}
-	snprintf(name, sizeof(name), "adapter:%s", config->name);
+	iot_worker_adapter_names(config->name, config->number, name, title + strlen(title));
 	iot_worker_slot_rename(name);
-	snprintf(name, sizeof(name), "iot mqtt adapter \"%s\"", config->name);
-	iot_worker_subject(name);
+	iot_worker_subject(title);
 	if (old != NULL)
 		ereport(LOG, (errmsg("adapter \"%s\" was changed: connecting anew", config->name)));
 	iot_link_configure(NULL);
@@ -115,9 +165,65 @@ use_config(IotMqttConfig *config)
 				(errmsg("adapter \"%s\" cannot be used: %s", config->name, config->error)));
 		adapter.error_told_at = iot_worker_clock_ms();
 		iot_worker_state("misconfigured", config->error);
+		adapter.unsettled = false;
 	}
 	else
-		iot_link_configure(config);
+	{
+		adapter.unsettled = true;
+		adapter.quiet_rounds = 0;
+	}
+}
+
+/*
+ * Connects with the configuration once the tables know which subscriptions the session will have, and
+ * forgets those that the broker has taken away.
+ */
+static void
+settle_session(void)
+{
+	if (!adapter.unsettled || adapter.config->error != NULL ||
+		iot_worker_clock_ms() < adapter.retry_at)
+		return;
+	if (iot_link_configured() && (iot_link_state() != IOT_LINK_UP || !iot_link_answered()))
+		return;
+	if ((!iot_link_configured() || adapter.config->nstale > 0) &&
+		!record_filters(!iot_link_configured()))
+		adapter.retry_at = iot_worker_clock_ms() + RETRY_MS;
+	else if (iot_link_configured())
+		adapter.unsettled = false;
+	else
+		iot_link_configure(adapter.config);
+}
+
+/*
+ * A session that nobody will come back to is left when all it held is stored: the broker answers in
+ * order, so an answer without a message before it, twice, means that it has no more.  Connecting once
+ * more without a session has the broker forget it.
+ */
+static void
+leave_session(bool stored)
+{
+	if (!is_surplus() || iot_link_state() != IOT_LINK_UP || adapter.unsettled)
+		return;
+	if (adapter.config->clean)
+	{
+		iot_link_close();
+		if (record_filters(false))
+			iot_worker_leave("its session at the broker is empty");
+		return;
+	}
+	if (stored)
+		adapter.quiet_rounds = 0;
+	if (!iot_link_answered())
+		return;
+	if (adapter.quiet_rounds++ < QUIET_ROUNDS)
+	{
+		iot_link_ask();
+		return;
+	}
+	adapter.config->clean = true;
+	iot_link_configure(adapter.config);
+	adapter.link_state = IOT_LINK_DOWN;
 }
 
 /* Looks at the adapter's row, and with it whether work is allowed at all. */
@@ -145,7 +251,7 @@ check_config(void)
 		iot_worker_leave("the adapter is disabled or gone");
 	if (!adapter.working)
 	{
-		if (!iot_take_load(&adapter.adapter_id))
+		if (adapter.key.number == 1 && !iot_take_load(&adapter.key.adapter_id))
 		{
 			iot_mqtt_config_free(job.config);
 			return;
@@ -178,8 +284,35 @@ follow_link(void)
 	adapter.link_state = state;
 }
 
-/* Commits what came in; false where it was handed back. */
+/*
+ * Gathers more of a stream, so that it is not committed message by message.  The first message after a
+ * pause never waits, and nothing does that may answer a command.
+ */
 static void
+gather(void)
+{
+	while (iot_inbox_message_count() > 0 && !iot_link_full() && iot_link_healthy() &&
+		   iot_command_count() == 0)
+	{
+		int64		left = adapter.stored_at + adapter.config->batch_time - iot_worker_clock_ms();
+		uint32		occurred;
+
+		if (adapter.stored_at == 0 || left <= 0)
+			return;
+		occurred = iot_worker_wait(WL_SOCKET_READABLE, iot_link_socket(), left);
+		iot_worker_check_interrupts();
+		if (occurred & WL_LATCH_SET)
+		{
+			/* whoever has set it waits for the rest of the turn */
+			SetLatch(MyLatch);
+			return;
+		}
+		iot_link_read();
+	}
+}
+
+/* Commits what came in, or hands it back; true where something came. */
+static bool
 store(void)
 {
 	const IotPublished *published;
@@ -196,12 +329,14 @@ store(void)
 	count = iot_inbox_messages(&messages);
 	nends = iot_command_ends(&ends);
 	if (count == 0 && (nends == 0 || iot_worker_clock_ms() < adapter.retry_at))
-		return;
-	if (iot_store(adapter.config, &adapter.adapter_id, messages, count) == IOT_STORE_DONE)
+		return false;
+	if (iot_store(adapter.config, &adapter.key.adapter_id, messages, count) == IOT_STORE_DONE)
 	{
 		iot_inbox_forget_messages();
 		iot_link_prove();
-		return;
+		if (count > 0)
+			adapter.stored_at = iot_worker_clock_ms();
+		return count > 0;
 	}
 	adapter.retry_at = iot_worker_clock_ms() + RETRY_MS;
 	if (count > 0)
@@ -209,6 +344,7 @@ store(void)
 		iot_link_give_back();
 		follow_link();
 	}
+	return count > 0;
 }
 
 static void
@@ -230,13 +366,14 @@ send_commands(void)
 	IotCommand **chosen;
 	int			count;
 
-	if (iot_link_state() != IOT_LINK_UP || iot_worker_clock_ms() < adapter.retry_at)
+	if (adapter.key.number > 1 || iot_link_state() != IOT_LINK_UP ||
+		iot_worker_clock_ms() < adapter.retry_at)
 		return;
 	if (iot_worker_passed(adapter.taken_at, iot_poll_interval))
 		adapter.take_wanted = true;
 	if (!adapter.take_wanted && !iot_command_has_ready(adapter.config->max_in_flight))
 		return;
-	if (!iot_take_commands(adapter.config, &adapter.adapter_id, adapter.take_wanted, &more,
+	if (!iot_take_commands(adapter.config, &adapter.key.adapter_id, adapter.take_wanted, &more,
 						   &chosen, &count))
 	{
 		adapter.retry_at = iot_worker_clock_ms() + RETRY_MS;
@@ -290,9 +427,12 @@ sleep_ms(void)
 	ms = Min(ms, iot_link_timeout_ms());
 	ms = Min(ms, iot_command_timeout_ms());
 	ms = Min(ms, iot_dynsec_timeout_ms());
-	if (iot_command_ends(&ends) > 0)
+	if (iot_command_ends(&ends) > 0 ||
+		(adapter.unsettled && (!iot_link_configured() || iot_link_state() == IOT_LINK_UP)))
 		ms = Min(ms, until(adapter.retry_at));
-	if (iot_link_state() == IOT_LINK_UP)
+	if (is_surplus() && iot_link_state() == IOT_LINK_UP && iot_link_answered())
+		ms = 0;
+	if (iot_link_state() == IOT_LINK_UP && adapter.key.number == 1)
 	{
 		if (adapter.take_wanted || iot_command_has_ready(adapter.config->max_in_flight))
 			ms = Min(ms, until(adapter.retry_at));
@@ -309,10 +449,10 @@ iot_mqtt_adapter_main(Datum arg)
 	char		name[IOT_WORKER_NAME_SIZE];
 	bool		woken = true;
 
-	memcpy(&adapter.adapter_id, MyBgworkerEntry->bgw_extra, sizeof(pg_uuid_t));
+	memcpy(&adapter.key, MyBgworkerEntry->bgw_extra, sizeof(IotWorkerKey));
 	/* until the row is read; the slot keeps its own name from who started us */
 	strlcpy(name, MyBgworkerEntry->bgw_name + strlen("iot "), sizeof(name));
-	iot_worker_start(IOT_WORKER_ADAPTER, DatumGetObjectId(arg), &adapter.adapter_id, name);
+	iot_worker_start(&adapter.key, name);
 	before_shmem_exit(say_goodbye, (Datum) 0);
 	iot_link_init();
 	iot_command_init();
@@ -328,13 +468,18 @@ iot_mqtt_adapter_main(Datum arg)
 		check_config();
 		if (adapter.working)
 		{
+			bool		stored;
+
+			settle_session();
 			iot_link_turn();
+			gather();
 			full = iot_link_full();
 			follow_link();
-			store();
+			stored = store();
 			send_commands();
-			iot_dynsec_turn(adapter.config, &adapter.adapter_id, woken);
+			iot_dynsec_turn(adapter.config, &adapter.key.adapter_id, woken);
 			iot_link_write();
+			leave_session(stored);
 		}
 		iot_worker_heartbeat();
 		MemoryContextReset(cycle);

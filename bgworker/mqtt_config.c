@@ -21,13 +21,13 @@ enum
 {
 	COL_NAME = 1, COL_URL, COL_USERNAME, COL_PASSWORD_FILE, COL_PASSWORD, COL_CLIENT_ID,
 	COL_KEEPALIVE, COL_CA_FILE, COL_CERT_FILE, COL_KEY_FILE, COL_PROTOCOL, COL_QOS,
-	COL_BATCH_SIZE, COL_MAX_IN_FLIGHT, COL_DEVICE_CREDENTIALS,
-	COL_LIVE_TOPICS, COL_STATE_TOPICS
+	COL_BATCH_SIZE, COL_BATCH_TIME, COL_MAX_IN_FLIGHT, COL_DEVICE_CREDENTIALS, COL_PROCESSES,
+	COL_REGISTERS, COL_TOPICS, COL_SHARED_TOPICS, COL_OWN_TOPICS, COL_STATE_TOPICS, COL_SESSION_FILTERS
 };
 
 static IotPlan read_config = {
-	"SELECT c.* FROM iot_internal.adapter_config($1) c",
-	1, {UUIDOID}
+	"SELECT c.* FROM iot_internal.adapter_config($1, $2) c",
+	2, {UUIDOID, INT4OID}
 };
 
 /* Notes the first thing that is wrong; later ones may only follow from it. */
@@ -126,6 +126,59 @@ parse_number(IotMqttConfig *config, const char *key, const char *text, int from,
 	return (int) number;
 }
 
+/* Elements of a text array of the row, as strings. */
+static char **
+text_array(HeapTuple row, TupleDesc desc, int column, int *count)
+{
+	bool		isnull;
+	Datum		array = SPI_getbinval(row, desc, column, &isnull);
+	Datum	   *elements;
+	char	  **texts;
+
+	*count = 0;
+	if (isnull)
+		return NULL;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, NULL, count);
+	texts = palloc(sizeof(char *) * (*count + 1));
+	for (int i = 0; i < *count; i++)
+		texts[i] = TextDatumGetCString(elements[i]);
+	return texts;
+}
+
+/* The same of templates, as the filters that cover all devices. */
+static char **
+filter_array(IotMqttConfig *config, HeapTuple row, TupleDesc desc, int column, int *count)
+{
+	int			size;
+	char	  **templates = text_array(row, desc, column, &size);
+
+	*count = 0;
+	for (int i = 0; i < size; i++)
+	{
+		IotTopicTemplate parsed;
+		char		filter[IOT_TOPIC_MAX + 1];
+
+		if (!iot_topic_template_parse(templates[i], strlen(templates[i]), &parsed, NULL) ||
+			iot_topic_template_filter(&parsed, filter, sizeof(filter)) >= sizeof(filter))
+			set_error(config, "topic \"%.100s\" cannot be subscribed to", templates[i]);
+		else
+			templates[(*count)++] = pstrdup(filter);
+	}
+	return templates;
+}
+
+static bool
+overlaps(const char *filter, char **others, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (iot_topic_filters_overlap(filter, strlen(filter), others[i], strlen(others[i])))
+			return true;
+	}
+	return false;
+}
+
 static bool
 has_filter(const IotMqttConfig *config, const char *filter)
 {
@@ -137,42 +190,64 @@ has_filter(const IotMqttConfig *config, const char *filter)
 	return false;
 }
 
-/* Adds a filter per topic template; retained copies are wanted where any template wants them. */
+/*
+ * Says what this process subscribes to.  Several processes share what is telemetry alone; what else
+ * may come by a filter, answers to commands above all, is the first one's.
+ */
 static void
-add_filters(IotMqttConfig *config, HeapTuple row, TupleDesc desc, int column, bool retained)
+choose_filters(IotMqttConfig *config, const pg_uuid_t *adapter_id, HeapTuple row, TupleDesc desc)
 {
-	bool		isnull;
-	Datum		array = SPI_getbinval(row, desc, column, &isnull);
-	Datum	   *templates;
-	int			count;
-
-	if (isnull)
-		return;
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
-					  &templates, NULL, &count);
-	if (config->filters == NULL)
-		config->filters = palloc0(sizeof(IotMqttFilter) * Max(count, 1));
-	else
-		config->filters = repalloc(config->filters,
-								   sizeof(IotMqttFilter) * (config->nfilters + count + 1));
-	for (int i = 0; i < count; i++)
+	enum
 	{
-		char	   *template = TextDatumGetCString(templates[i]);
-		IotTopicTemplate parsed;
-		const char *why = NULL;
-		char		filter[IOT_TOPIC_MAX + 1];
+		GIVEN, SHARED, OWN, STATE, SOURCES
+	};
+	char	  **sources[SOURCES];
+	int			counts[SOURCES];
+	char	  **recorded;
+	int			nrecorded;
+	int			size = 1;
+	bool		isnull;
 
-		if (!iot_topic_template_parse(template, strlen(template), &parsed, &why) ||
-			iot_topic_template_filter(&parsed, filter, sizeof(filter)) >= sizeof(filter))
+	(void) SPI_getbinval(row, desc, COL_TOPICS, &isnull);
+	sources[GIVEN] = text_array(row, desc, COL_TOPICS, &counts[GIVEN]);
+	sources[SHARED] = filter_array(config, row, desc, COL_SHARED_TOPICS, &counts[SHARED]);
+	sources[OWN] = filter_array(config, row, desc, COL_OWN_TOPICS, &counts[OWN]);
+	sources[STATE] = filter_array(config, row, desc, COL_STATE_TOPICS, &counts[STATE]);
+	for (int source = 0; source < SOURCES; source++)
+		size += counts[source];
+	config->filters = palloc0(sizeof(IotMqttFilter) * size);
+	for (int source = 0; source < SOURCES; source++)
+	{
+		/* filters that are given replace those of the device types */
+		if ((source == GIVEN) == isnull || config->number > config->processes)
+			continue;
+		for (int i = 0; i < counts[source]; i++)
 		{
-			set_error(config, "topic \"%.100s\" cannot be subscribed to", template);
-			continue;
+			char	   *filter = sources[source][i];
+			bool		retained = overlaps(filter, sources[STATE], counts[STATE]);
+			bool		own = retained || config->processes == 1 ||
+				overlaps(filter, sources[OWN], counts[OWN]);
+
+			if (own && config->number > 1)
+				continue;
+			if (!own)
+				filter = psprintf("$share/iot-%s/%s",
+								  DatumGetCString(DirectFunctionCall1(uuid_out,
+																	  UUIDPGetDatum(adapter_id))),
+								  filter);
+			if (has_filter(config, filter))
+				continue;
+			config->filters[config->nfilters].filter = filter;
+			config->filters[config->nfilters].retained = retained;
+			config->nfilters++;
 		}
-		if (has_filter(config, filter))
-			continue;
-		config->filters[config->nfilters].filter = pstrdup(filter);
-		config->filters[config->nfilters].retained = retained;
-		config->nfilters++;
+	}
+	recorded = text_array(row, desc, COL_SESSION_FILTERS, &nrecorded);
+	config->stale = palloc(sizeof(char *) * (nrecorded + 1));
+	for (int i = 0; i < nrecorded; i++)
+	{
+		if (!has_filter(config, recorded[i]))
+			config->stale[config->nstale++] = recorded[i];
 	}
 }
 
@@ -181,9 +256,9 @@ add_filters(IotMqttConfig *config, HeapTuple row, TupleDesc desc, int column, bo
  * Called within a transaction, connected to SPI.
  */
 IotMqttConfig *
-iot_mqtt_config_read(const pg_uuid_t *adapter_id)
+iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number)
 {
-	Datum		values[1] = {UUIDPGetDatum(adapter_id)};
+	Datum		values[2] = {UUIDPGetDatum(adapter_id), Int32GetDatum(number)};
 	MemoryContext context;
 	MemoryContext old;
 	IotMqttConfig *config;
@@ -222,6 +297,12 @@ iot_mqtt_config_read(const pg_uuid_t *adapter_id)
 	if (config->client_id == NULL)
 		config->client_id = psprintf("iot-%s", DatumGetCString(DirectFunctionCall1(uuid_out,
 																values[0])));
+	if (number > 1)
+		config->client_id = psprintf("%s-%d", config->client_id, number);
+	config->number = number;
+	config->processes = parse_number(config, "processes", SPI_getvalue(row, desc, COL_PROCESSES),
+									 1, 16, 1);
+	config->registers = SPI_getvalue(row, desc, COL_REGISTERS) != NULL;
 	/* below a minute, a batch held up by the database could cost the connection */
 	config->keepalive = parse_number(config, "keepalive",
 									 SPI_getvalue(row, desc, COL_KEEPALIVE), 60, 3600, 60);
@@ -234,14 +315,17 @@ iot_mqtt_config_read(const pg_uuid_t *adapter_id)
 		set_error(config, "option \"protocol\" must be \"5\" or \"3.1.1\"");
 	config->qos = parse_number(config, "qos", SPI_getvalue(row, desc, COL_QOS), 0, 1, 1);
 	config->batch_size = parse_number(config, "batch_size",
-									  SPI_getvalue(row, desc, COL_BATCH_SIZE), 1, 10000, 1000);
+									  SPI_getvalue(row, desc, COL_BATCH_SIZE), 1, 10000,
+									  IOT_BATCH_SIZE);
+	config->batch_time = parse_number(config, "batch_time",
+									  SPI_getvalue(row, desc, COL_BATCH_TIME), 0, 10000,
+									  IOT_BATCH_TIME_MS);
 	config->max_in_flight = parse_number(config, "max_in_flight",
 										 SPI_getvalue(row, desc, COL_MAX_IN_FLIGHT),
 										 1, 10000, 1000);
 	credentials = SPI_getvalue(row, desc, COL_DEVICE_CREDENTIALS);
-	config->dynsec = credentials != NULL && strcmp(credentials, "dynsec") == 0;
-	add_filters(config, row, desc, COL_STATE_TOPICS, true);
-	add_filters(config, row, desc, COL_LIVE_TOPICS, false);
+	config->dynsec = number == 1 && credentials != NULL && strcmp(credentials, "dynsec") == 0;
+	choose_filters(config, adapter_id, row, desc);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, TopMemoryContext);
 	return config;

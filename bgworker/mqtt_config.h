@@ -7,6 +7,10 @@
 
 #include "utils/uuid.h"
 
+/* Where the options do not say. */
+#define IOT_BATCH_SIZE		4000
+#define IOT_BATCH_TIME_MS	10
+
 /* A subscription; retained says whether the broker's retained copies are wanted. */
 typedef struct IotMqttFilter
 {
@@ -33,16 +37,23 @@ typedef struct IotMqttConfig
 	char	   *key_file;
 	bool		v5;
 	int			qos;
+	int			number;			/* of this process, from 1 on; the first one sends commands */
+	int			processes;
+	bool		registers;		/* devices that are not known yet */
 	int			batch_size;
+	int			batch_time;		/* ms from one batch to the next while messages stream in */
 	int			max_in_flight;
 	bool		dynsec;			/* keep device credentials in the dynamic security plugin */
 	IotMqttFilter *filters;
 	int			nfilters;
+	char	  **stale;			/* what the session has subscribed to besides */
+	int			nstale;
+	bool		clean;			/* only to end the session */
 	char	   *error;			/* NULL, or why this cannot be used */
 } IotMqttConfig;
 
 /* Runs in a transaction; NULL where the row is gone or disabled. */
-extern IotMqttConfig *iot_mqtt_config_read(const pg_uuid_t *adapter_id);
+extern IotMqttConfig *iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number);
 extern void iot_mqtt_config_free(IotMqttConfig *config);
 
 #endif							/* IOT_MQTT_CONFIG_H */

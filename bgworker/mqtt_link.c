@@ -124,6 +124,13 @@ on_subscribe(struct mosquitto *mosq, void *arg, int mid, int count, const int *g
 }
 
 static void
+on_unsubscribe(struct mosquitto *mosq, void *arg, int mid, const mosquitto_property *properties)
+{
+	conn.progress++;
+	conn.unanswered_subscriptions--;
+}
+
+static void
 on_publish(struct mosquitto *mosq, void *arg, int mid, int reason,
 		   const mosquitto_property *properties)
 {
@@ -151,6 +158,20 @@ iot_link_init(void)
 	mosquitto_lib_init();
 	iot_backoff_init(&conn.backoff, BACKOFF_BASE_MS, BACKOFF_CAP_MS,
 					 (uint64) MyProcPid << 32 ^ (uint64) GetCurrentTimestamp());
+}
+
+/* Whether there is something to connect to. */
+bool
+iot_link_configured(void)
+{
+	return conn.config != NULL;
+}
+
+/* Whether reading on makes sense. */
+bool
+iot_link_healthy(void)
+{
+	return conn.state == IOT_LINK_UP && !conn.lost && !iot_inbox_failed();
 }
 
 IotLinkState
@@ -236,6 +257,7 @@ start_connecting(void)
 	mosquitto_connect_v5_callback_set(conn.mosq, on_connect);
 	mosquitto_disconnect_v5_callback_set(conn.mosq, on_disconnect);
 	mosquitto_subscribe_v5_callback_set(conn.mosq, on_subscribe);
+	mosquitto_unsubscribe_v5_callback_set(conn.mosq, on_unsubscribe);
 	mosquitto_publish_v5_callback_set(conn.mosq, on_publish);
 	mosquitto_message_v5_callback_set(conn.mosq, on_message);
 	rc = mosquitto_connect_async(conn.mosq, config->host, config->port, config->keepalive);
@@ -356,6 +378,16 @@ note_error(int rc)
 }
 
 static void
+unsubscribe(const char *filter)
+{
+	int			rc = mosquitto_unsubscribe_v5(conn.mosq, NULL, filter, NULL);
+
+	if (rc == MOSQ_ERR_SUCCESS)
+		conn.unanswered_subscriptions++;
+	note_error(rc);
+}
+
+static void
 subscribe(void)
 {
 	const IotMqttConfig *config = conn.config;
@@ -375,6 +407,8 @@ subscribe(void)
 		}
 		conn.unanswered_subscriptions++;
 	}
+	for (int i = 0; i < config->nstale && !conn.lost; i++)
+		unsubscribe(config->stale[i]);
 }
 
 static void
@@ -469,6 +503,23 @@ iot_link_turn(void)
 		iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, iot_inbox_message_count());
 		go_down();
 	}
+}
+
+/*
+ * Asks the broker for something that it answers and that changes nothing.  It answers in order: what
+ * it had for us before has come when iot_link_answered().
+ */
+void
+iot_link_ask(void)
+{
+	if (conn.state == IOT_LINK_UP && !conn.lost)
+		unsubscribe("iot/nothing");
+}
+
+bool
+iot_link_answered(void)
+{
+	return conn.unanswered_subscriptions <= 0;
 }
 
 /* Whether as much is held as may be: commit before reading on. */

@@ -23,6 +23,8 @@ typedef enum IotPublishOutcome
 
 extern void iot_link_init(void);
 extern void iot_link_configure(const IotMqttConfig *config);
+extern bool iot_link_configured(void);
+extern bool iot_link_healthy(void);
 extern IotLinkState iot_link_state(void);
 extern void iot_link_read(void);
 extern void iot_link_write(void);
@@ -30,6 +32,8 @@ extern void iot_link_turn(void);
 extern void iot_link_give_back(void);
 extern void iot_link_close(void);
 extern void iot_link_prove(void);
+extern void iot_link_ask(void);
+extern bool iot_link_answered(void);
 
 extern pgsocket iot_link_socket(void);
 extern uint32 iot_link_events(void);

@@ -88,7 +88,7 @@ set_connect_properties(struct mosquitto *mosq, const IotMqttConfig *config,
 	int			rc;
 
 	rc = mosquitto_property_add_int32(&properties, MQTT_PROP_SESSION_EXPIRY_INTERVAL,
-									  SESSION_EXPIRY_S);
+									  config->clean ? 0 : SESSION_EXPIRY_S);
 	if (rc == MOSQ_ERR_SUCCESS)
 		rc = mosquitto_property_add_int32(&properties, MQTT_PROP_MAXIMUM_PACKET_SIZE, max_packet);
 	/* fails for want of a host, but keeps the properties for the connection to come */
@@ -106,7 +106,7 @@ struct mosquitto *
 iot_session_make(const IotMqttConfig *config, size_t payload_limit, char *error,
 				 size_t error_size)
 {
-	struct mosquitto *mosq = mosquitto_new(config->client_id, false, NULL);
+	struct mosquitto *mosq = mosquitto_new(config->client_id, config->clean, NULL);
 	int			rc;
 
 	if (mosq == NULL)

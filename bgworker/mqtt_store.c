@@ -158,7 +158,8 @@ store_body(void *arg)
 	int			most;
 
 	if (job->count > 0)
-		iot_ingest_batch(job->config->name, job->adapter_id, job->messages, job->count, &result);
+		iot_ingest_batch(job->config->name, job->adapter_id, job->config->registers,
+						 job->messages, job->count, &result);
 	job->counters = result.counters;
 	job->nanswers = 0;
 	most = result.nacks + job->nends + result.nvalues;

@@ -434,8 +434,9 @@ void
 iot_notifier_main(Datum arg)
 {
 	Notifier	notifier = {.window = WINDOW_MAX};
+	IotWorkerKey key = {.kind = IOT_WORKER_NOTIFIER, .database = DatumGetObjectId(arg)};
 
-	iot_worker_start(IOT_WORKER_NOTIFIER, DatumGetObjectId(arg), NULL, "notifier");
+	iot_worker_start(&key, "notifier");
 	notifier.cycle_cxt = AllocSetContextCreate(TopMemoryContext, "iot notifier cycle",
 											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(notifier.cycle_cxt);

@@ -44,7 +44,7 @@ typedef struct Start
 static Start *starts = NULL;
 
 static IotPlan list_adapters = {
-	"SELECT a.adapter_id, a.name FROM iot_internal.worker_adapters() a",
+	"SELECT a.adapter_id, a.name, a.number FROM iot_internal.worker_adapters() a",
 	0, {0}
 };
 
@@ -57,8 +57,7 @@ find_start(const IotWorkerKey *key)
 
 	for (start = starts; start != NULL; start = start->next)
 	{
-		if (start->key.kind == key->kind && start->key.database == key->database &&
-			memcmp(&start->key.adapter_id, &key->adapter_id, sizeof(pg_uuid_t)) == 0)
+		if (iot_worker_key_equal(&start->key, key))
 			return start;
 	}
 	start = MemoryContextAllocZero(TopMemoryContext, sizeof(Start));
@@ -114,7 +113,7 @@ register_worker(Start *start, const char *title)
 	MemoryContext old;
 	bool		registered;
 
-	StaticAssertStmt(sizeof(pg_uuid_t) <= BGW_EXTRALEN, "an adapter's id fits");
+	StaticAssertStmt(sizeof(IotWorkerKey) <= BGW_EXTRALEN, "a worker's key fits");
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
 #ifdef BGWORKER_INTERRUPTIBLE
 	worker.bgw_flags |= BGWORKER_INTERRUPTIBLE;
@@ -123,7 +122,7 @@ register_worker(Start *start, const char *title)
 	worker.bgw_restart_time = BGW_NEVER_RESTART;
 	worker.bgw_notify_pid = MyProcPid;
 	worker.bgw_main_arg = ObjectIdGetDatum(start->key.database);
-	memcpy(worker.bgw_extra, &start->key.adapter_id, sizeof(pg_uuid_t));
+	memcpy(worker.bgw_extra, &start->key, sizeof(IotWorkerKey));
 	strlcpy(worker.bgw_library_name, "iot_worker", sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name,
 			start->key.kind == IOT_WORKER_ADAPTER ? "iot_mqtt_adapter_main" : "iot_notifier_main",
@@ -234,6 +233,7 @@ typedef struct AdapterList
 	struct
 	{
 		pg_uuid_t	adapter_id;
+		int			number;
 		char		name[NAMEDATALEN * 2];
 	}		   *adapters;
 	MemoryContext context;
@@ -257,6 +257,7 @@ list_adapters_body(void *arg)
 			*DatumGetUUIDP(SPI_getbinval(row, desc, 1, &isnull));
 		strlcpy(list->adapters[i].name, SPI_getvalue(row, desc, 2),
 				sizeof(list->adapters[i].name));
+		list->adapters[i].number = DatumGetInt32(SPI_getbinval(row, desc, 3, &isnull));
 	}
 	list->count = rows;
 	iot_plan_execute(&forget, NULL, NULL);
@@ -284,13 +285,13 @@ supervisor_tick(void)
 		IotWorkerKey key = {
 			.kind = IOT_WORKER_ADAPTER,
 			.database = MyDatabaseId,
-			.adapter_id = list.adapters[i].adapter_id
+			.adapter_id = list.adapters[i].adapter_id,
+			.number = list.adapters[i].number
 		};
 		char		name[IOT_WORKER_NAME_SIZE];
 		char		title[IOT_WORKER_NAME_SIZE];
 
-		snprintf(name, sizeof(name), "adapter:%s", list.adapters[i].name);
-		snprintf(title, sizeof(title), "mqtt adapter \"%s\"", list.adapters[i].name);
+		iot_worker_adapter_names(list.adapters[i].name, key.number, name, title);
 		iot_supervisor_want(&key, name, title);
 	}
 	iot_supervisor_end(IOT_WORKER_ADAPTER, MyDatabaseId);

@@ -324,24 +324,21 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
  * another process is this worker already.
  */
 void
-iot_worker_start(IotWorkerKind kind, Oid database, const pg_uuid_t *adapter_id, const char *name)
+iot_worker_start(const IotWorkerKey *key, const char *name)
 {
-	IotWorkerKey key = {.kind = kind, .database = database};
 	char		appname[NAMEDATALEN];
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	if (OidIsValid(database))
-		BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+	if (OidIsValid(key->database))
+		BackgroundWorkerInitializeConnectionByOid(key->database, InvalidOid, 0);
 	else
 		BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	snprintf(subject, sizeof(subject), "iot %s", name);
 
-	if (adapter_id != NULL)
-		key.adapter_id = *adapter_id;
-	if (!iot_worker_slot_attach(&key, name))
+	if (!iot_worker_slot_attach(key, name))
 	{
 		ereport(DEBUG1, (errmsg("another process is this worker already, or no slot is free")));
 		proc_exit(0);
@@ -359,6 +356,19 @@ iot_worker_start(IotWorkerKind kind, Oid database, const pg_uuid_t *adapter_id, 
 	SetConfigOption("default_transaction_isolation", "read committed", PGC_SUSET,
 					PGC_S_OVERRIDE);
 	ereport(LOG, (errmsg("iot %s started", name)));
+}
+
+/* What a process of an adapter is called: in its slot and its row, and what ps shows. */
+void
+iot_worker_adapter_names(const char *adapter, int number, char name[IOT_WORKER_NAME_SIZE],
+						 char title[IOT_WORKER_NAME_SIZE])
+{
+	char		suffix[16] = "";
+
+	if (number > 1)
+		snprintf(suffix, sizeof(suffix), "/%d", number);
+	snprintf(name, IOT_WORKER_NAME_SIZE, "adapter:%s%s", adapter, suffix);
+	snprintf(title, IOT_WORKER_NAME_SIZE, "mqtt adapter \"%s\"%s", adapter, suffix);
 }
 
 /* Exits for good (status 0): who started the worker decides about another one. */

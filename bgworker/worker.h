@@ -33,8 +33,10 @@ extern IotXactOutcome iot_try_xact(const char *activity, int flags, IotXactBody 
 extern const char *iot_worker_idle_reason(void);
 extern bool iot_sqlstate_is_refusal(int sqlerrcode);
 
-extern void iot_worker_start(IotWorkerKind kind, Oid database, const pg_uuid_t *adapter_id,
-							 const char *name);
+extern void iot_worker_start(const IotWorkerKey *key, const char *name);
+extern void iot_worker_adapter_names(const char *adapter, int number,
+									 char name[IOT_WORKER_NAME_SIZE],
+									 char title[IOT_WORKER_NAME_SIZE]);
 extern int64 iot_worker_clock_ms(void);
 extern bool iot_worker_passed(int64 since, int64 ms);
 extern void iot_worker_check_interrupts(void);

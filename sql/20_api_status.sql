@@ -171,6 +171,26 @@ BEGIN
 			'It starts within seconds. See the server''s log, and "max_worker_processes".');
 	END IF;
 
+	FOR row IN
+		SELECT a.name, g.device_group_id IS NULL OR t.device_type_id IS NULL AS lost,
+			coalesce((a.options ->> 'register_limit')::bigint, 1000) AS register_limit,
+			(SELECT count(*) FROM iot.device d WHERE d.adapter_id = a.adapter_id
+				AND d.device_group_id = g.device_group_id AND d.device_type_id = t.device_type_id) AS registered
+		FROM iot.adapter a
+			LEFT JOIN iot.device_group g ON g.name = a.options ->> 'register_group'
+			LEFT JOIN iot.device_type t ON t.name = a.options ->> 'register_type'
+		WHERE a.kind = 'mqtt' AND a.options ? 'register_group' LOOP
+		IF row.lost THEN
+			RETURN QUERY VALUES ('warning',
+				format('adapter "%s" cannot register devices: their group or type does not exist', row.name),
+				'Correct "register_group" and "register_type" in its options.');
+		ELSIF row.registered >= row.register_limit THEN
+			RETURN QUERY VALUES ('warning',
+				format('adapter "%s" has registered as many devices as it may: %s', row.name, row.registered),
+				'Move them to other groups or types, or raise "register_limit" in its options.');
+		END IF;
+	END LOOP;
+
 	-- what is configured
 	IF EXISTS (SELECT FROM iot.device) AND NOT EXISTS (SELECT FROM iot.adapter a WHERE a.enabled) THEN
 		RETURN QUERY VALUES ('warning', 'there are devices and no adapter is enabled',

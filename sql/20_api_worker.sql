@@ -21,13 +21,24 @@ BEGIN
 END
 $function$;
 
--- Adapters that need a process of ours.
+-- How many processes an adapter is to have.
+CREATE OR REPLACE FUNCTION iot_internal.adapter_processes(options jsonb) RETURNS integer
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT coalesce((options ->> 'processes')::integer, 1)
+$function$;
+
+-- Processes of ours that are needed: those of each adapter by their numbers, and one for each
+-- session that a process more has left at the broker and that still holds messages.
 CREATE OR REPLACE FUNCTION iot_internal.worker_adapters()
-RETURNS TABLE (adapter_id uuid, name text)
+RETURNS TABLE (adapter_id uuid, name text, number integer)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
-	SELECT a.adapter_id, a.name FROM iot.adapter a
-		WHERE a.enabled AND a.kind = 'mqtt' ORDER BY a.name;
+	SELECT a.adapter_id, a.name, n.number
+		FROM iot.adapter a CROSS JOIN LATERAL (
+			SELECT pg_catalog.generate_series(1, iot_internal.adapter_processes(a.options))
+			UNION
+			SELECT s.number FROM iot.adapter_session s WHERE s.adapter_id = a.adapter_id) n (number)
+		WHERE a.enabled AND a.kind = 'mqtt' ORDER BY a.name, n.number;
 $function$;
 
 -- Rows of workers that are neither running nor wanted any more.
@@ -37,34 +48,63 @@ AS $function$
 	DELETE FROM iot.worker w
 		WHERE w.adapter_id IS NOT NULL
 			AND w.heartbeat_at < pg_catalog.clock_timestamp() - interval '20 s'
-			AND NOT EXISTS (SELECT FROM iot.adapter a
-				WHERE a.adapter_id = w.adapter_id AND a.enabled AND a.kind = 'mqtt'
-					AND w.name = 'adapter:' || a.name);
+			AND NOT EXISTS (SELECT FROM iot_internal.worker_adapters() x
+				WHERE x.adapter_id = w.adapter_id
+					AND w.name = 'adapter:' || x.name || CASE x.number WHEN 1 THEN '' ELSE '/' || x.number END);
 $function$;
 
 -- Everything an adapter is configured by, as it stands in its row; no row where no process of ours
 -- should run.  Topics are those of every device type, so that a new device finds us subscribed;
--- "live" are those whose retained copies mean nothing.
-CREATE OR REPLACE FUNCTION iot_internal.adapter_config(adapter_id uuid)
+-- the retained copies of "state" are wanted, and only "shared" may be spread over several processes:
+-- what confirms a command must come to the process that sent it.
+CREATE OR REPLACE FUNCTION iot_internal.adapter_config(adapter_id uuid, number integer)
 RETURNS TABLE (name text, url text, username text, password_file text, password text,
 	client_id text, keepalive text, ca_file text, cert_file text, key_file text, protocol text,
-	qos text, batch_size text, max_in_flight text, device_credentials text,
-	live_topics text[], state_topics text[])
+	qos text, batch_size text, batch_time text, max_in_flight text, device_credentials text,
+	processes integer, registers text,
+	topics text[], shared_topics text[], own_topics text[], state_topics text[],
+	session_filters text[])
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS $function$
 	SELECT a.name, a.url, o ->> 'username', o ->> 'password_file',
 		(SELECT s.value FROM iot.secret s WHERE s.name = o ->> 'password_secret'),
 		o ->> 'client_id', o ->> 'keepalive', o ->> 'ca_file', o ->> 'cert_file', o ->> 'key_file',
-		o ->> 'protocol', o ->> 'qos', o ->> 'batch_size', o ->> 'max_in_flight',
-		o ->> 'device_credentials',
+		o ->> 'protocol', o ->> 'qos', o ->> 'batch_size', o ->> 'batch_time', o ->> 'max_in_flight',
+		o ->> 'device_credentials', iot_internal.adapter_processes(o), o ->> 'register_group',
+		CASE WHEN o ? 'topics'
+			THEN ARRAY(SELECT t.topic FROM pg_catalog.jsonb_array_elements_text(o -> 'topics') AS t (topic)) END,
+		(SELECT pg_catalog.array_agg(DISTINCT dt.telemetry_topic)
+			FROM iot.device_type dt WHERE dt.ack_mode <> 'echo'),
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
 			FROM iot.device_type dt CROSS JOIN LATERAL
-				(VALUES (dt.telemetry_topic), (dt.ack_topic)) AS x (topic)),
+				(VALUES (CASE dt.ack_mode WHEN 'echo' THEN dt.telemetry_topic END), (dt.ack_topic)) AS x (topic)
+			WHERE x.topic IS NOT NULL),
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
 			FROM iot.device_type dt CROSS JOIN LATERAL
-				(VALUES (dt.attributes_topic), (dt.status_topic)) AS x (topic))
+				(VALUES (dt.attributes_topic), (dt.status_topic)) AS x (topic)),
+		(SELECT s.filters FROM iot.adapter_session s
+			WHERE s.adapter_id = a.adapter_id AND s.number = $2)
 	FROM iot.adapter a CROSS JOIN LATERAL (SELECT a.options) AS x (o)
-	WHERE a.adapter_id = $1 AND a.enabled AND a.kind = 'mqtt';
+	WHERE a.adapter_id = $1 AND a.enabled AND a.kind = 'mqtt'
+		AND ($2 <= iot_internal.adapter_processes(o) OR EXISTS (SELECT FROM iot.adapter_session s
+			WHERE s.adapter_id = a.adapter_id AND s.number = $2));
+$function$;
+
+-- What a session at the broker is subscribed to; written before the broker is asked, so that a
+-- filter that is no longer wanted is always known.  NULL: the session is gone.
+CREATE OR REPLACE FUNCTION iot_internal.adapter_session(adapter_id uuid, number integer, filters text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS $function$
+BEGIN
+	IF $3 IS NULL THEN
+		DELETE FROM iot.adapter_session s WHERE s.adapter_id = $1 AND s.number = $2;
+		RETURN;
+	END IF;
+	INSERT INTO iot.adapter_session AS s (adapter_id, number, filters)
+		SELECT a.adapter_id, $2, $3 FROM iot.adapter a WHERE a.adapter_id = $1
+		ON CONFLICT ON CONSTRAINT adapter_session_pkey DO UPDATE SET filters = excluded.filters;
+END
 $function$;
 
 -- Shared memory's view: the launcher, and the workers of this database, running or wanted.
@@ -77,5 +117,5 @@ GRANT USAGE ON SCHEMA iot_internal TO iot_worker;
 GRANT EXECUTE ON FUNCTION
 	iot_internal.worker_heartbeat(text, text, uuid, integer, text, text, jsonb),
 	iot_internal.worker_adapters(), iot_internal.worker_forget(),
-	iot_internal.adapter_config(uuid)
+	iot_internal.adapter_config(uuid, integer), iot_internal.adapter_session(uuid, integer, text[])
 	TO iot_worker;

@@ -4,6 +4,9 @@
 CREATE OR REPLACE FUNCTION iot_internal.topic_template_error(template text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_topic_template_error_sql';
 
+CREATE OR REPLACE FUNCTION iot_internal.topic_filter_error(filter text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_topic_filter_error_sql';
+
 CREATE OR REPLACE FUNCTION iot_internal.command_template_unknown(template text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_command_template_unknown_sql';
 
@@ -277,11 +280,15 @@ DECLARE
 	string text := CASE jsonb_typeof(option) WHEN 'string' THEN option #>> '{}' END;
 	low integer;
 	high integer;
+	topic jsonb;
+	error text;
 BEGIN
-	IF key = ANY (ARRAY['keepalive', 'qos', 'batch_size', 'max_in_flight']) THEN
-		low := CASE key WHEN 'keepalive' THEN 60 WHEN 'qos' THEN 0 ELSE 1 END;
-		high := CASE key WHEN 'keepalive' THEN 3600 WHEN 'qos' THEN 1 ELSE 10000 END;
-		IF jsonb_typeof(option) <> 'number' OR option::text !~ '^[0-9]{1,5}$'
+	IF key = ANY (ARRAY['processes', 'keepalive', 'qos', 'batch_size', 'batch_time', 'max_in_flight',
+			'register_limit']) THEN
+		low := CASE WHEN key = 'keepalive' THEN 60 WHEN key = 'qos' OR key = 'batch_time' THEN 0 ELSE 1 END;
+		high := CASE key WHEN 'processes' THEN 16 WHEN 'keepalive' THEN 3600 WHEN 'qos' THEN 1
+			WHEN 'register_limit' THEN 1000000 ELSE 10000 END;
+		IF jsonb_typeof(option) <> 'number' OR option::text !~ '^[0-9]{1,7}$'
 			OR NOT option::integer BETWEEN low AND high THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('invalid option "%s" of %s: %s', key, what, option),
@@ -316,6 +323,34 @@ BEGIN
 			RAISE EXCEPTION 'secret "%" does not exist', string
 				USING ERRCODE = 'undefined_object', HINT = 'Insert it into iot.secret first.';
 		END IF;
+	ELSIF key = 'topics' THEN
+		IF jsonb_typeof(option) <> 'array' OR NOT jsonb_array_length(option) BETWEEN 1 AND 100 THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('option "topics" of %s must be an array of 1 to 100 filters', what),
+				HINT = 'Leave it out to subscribe to the topics of the device types.';
+		END IF;
+		FOR topic IN SELECT e.value FROM jsonb_array_elements(option) AS e LOOP
+			error := CASE WHEN jsonb_typeof(topic) = 'string'
+				THEN iot_internal.topic_filter_error(topic #>> '{}') ELSE 'filter is not a text' END;
+			IF error IS NOT NULL THEN
+				RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+					MESSAGE = format('invalid filter %s in option "topics" of %s: %s',
+						left(topic::text, 100), what, error),
+					HINT = 'A filter is a topic in which "+" stands for a level and "#", at the end, for all that follow: "plant/+/telemetry".';
+			END IF;
+		END LOOP;
+	ELSIF key = 'register_group' THEN
+		IF string IS NULL OR NOT EXISTS (SELECT FROM iot.device_group g WHERE g.name = string) THEN
+			RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+				MESSAGE = format('device group %s, into which %s registers devices, does not exist', option, what),
+				HINT = 'Insert it into iot.device_group first.';
+		END IF;
+	ELSIF key = 'register_type' THEN
+		IF string IS NULL OR NOT EXISTS (SELECT FROM iot.device_type t WHERE t.name = string) THEN
+			RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+				MESSAGE = format('device type %s, as which %s registers devices, does not exist', option, what),
+				HINT = 'Insert it into iot.device_type first.';
+		END IF;
 	ELSIF key = ANY (ARRAY['password', 'secret']) THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('options of %s must not hold a password', what),
@@ -323,7 +358,7 @@ BEGIN
 	ELSE
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('unknown option "%s" of %s', key, what),
-			HINT = 'Known are "username", "password_file", "password_secret", "client_id", "keepalive", "ca_file", "cert_file", "key_file", "protocol", "qos", "batch_size", "max_in_flight" and "device_credentials".';
+			HINT = 'Known are "username", "password_file", "password_secret", "client_id", "keepalive", "ca_file", "cert_file", "key_file", "protocol", "processes", "qos", "topics", "batch_size", "batch_time", "max_in_flight", "device_credentials", "register_group", "register_type" and "register_limit".';
 	END IF;
 END
 $function$;
@@ -392,6 +427,12 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('%s has a password and no user', what),
 			HINT = 'Add the option "username".';
+	END IF;
+	IF NEW.options ? 'register_group' <> NEW.options ? 'register_type'
+		OR NEW.options ? 'register_limit' AND NOT NEW.options ? 'register_group' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('%s has only part of the options for registering devices', what),
+			HINT = 'The options "register_group" and "register_type" go together, and "register_limit" goes with them.';
 	END IF;
 	IF NEW.options ? 'cert_file' <> NEW.options ? 'key_file' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',

@@ -63,6 +63,14 @@ BEGIN
 		CONSTRAINT adapter_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$'),
 		CONSTRAINT adapter_kind_check CHECK (kind ~ '^[a-z][a-z0-9_-]{0,31}$')
 	);
+	-- class "local".  What each process of an adapter has left at the broker.
+	CREATE TABLE iot.adapter_session (
+		adapter_id uuid NOT NULL
+			CONSTRAINT adapter_session_adapter_id_fkey REFERENCES iot.adapter ON DELETE CASCADE,
+		number integer NOT NULL,
+		filters text[] NOT NULL,
+		CONSTRAINT adapter_session_pkey PRIMARY KEY (adapter_id, number)
+	);
 	CREATE TABLE iot.device (
 		device_id uuid CONSTRAINT device_pkey PRIMARY KEY,
 		name text NOT NULL CONSTRAINT device_name_key UNIQUE,

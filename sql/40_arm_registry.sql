@@ -36,6 +36,7 @@ BEGIN
 		iot.sensor, iot.app_user, iot.user_group, iot.user_group_member, iot.access_grant
 		TO iot_worker;
 	GRANT SELECT ON iot.secret TO iot_worker;
+	GRANT SELECT ON iot.adapter_session TO iot_admin;
 	GRANT SELECT, INSERT, UPDATE, DELETE ON iot.parameter, iot.device_group, iot.device_type,
 		iot.adapter, iot.device, iot.sensor, iot.app_user, iot.user_group, iot.user_group_member,
 		iot.access_grant TO iot_admin;
@@ -56,6 +57,8 @@ BEGIN
 	COMMENT ON COLUMN iot.device_type.command_template IS
 		'payload with {id}, {device}, {parameter}, {action}, {value}, {version}, {word}; NULL: the usual one';
 	COMMENT ON TABLE iot.adapter IS 'a way to devices; kind "mqtt" is built in';
+	COMMENT ON TABLE iot.adapter_session IS
+		'what the broker keeps for each process of an adapter: the filters of its session';
 	COMMENT ON TABLE iot.device IS 'a thing that reports and takes commands; its name is that in topics';
 	COMMENT ON TABLE iot.sensor IS 'one parameter of one device, with bounds and words of its own';
 	COMMENT ON TABLE iot.app_user IS 'people and programs that are not roles of the server';

@@ -77,9 +77,24 @@ resolve_sender(const IotIngestMessage *message, IotSender *sender, List **names)
 	}
 }
 
-/* Finds all senders, and reads those devices that are not loaded yet with one query. */
+/* Loads the devices of these names and looks once more for the senders that were not found. */
 static void
-resolve_senders(IotBatch *batch)
+resolve_again(IotBatch *batch, List *names)
+{
+	iot_registry_load(names);
+	for (int i = 0; i < batch->message_count; i++)
+	{
+		if (batch->senders[i].device == NULL && batch->senders[i].known_topic)
+			resolve_sender(&batch->messages[i], &batch->senders[i], NULL);
+	}
+}
+
+/*
+ * Finds all senders, and reads those devices that are not loaded yet with one query.  Those that do not
+ * exist are made, where the adapter registers devices.
+ */
+static void
+resolve_senders(IotBatch *batch, bool registers)
 {
 	List	   *names = NIL;
 
@@ -87,12 +102,9 @@ resolve_senders(IotBatch *batch)
 		resolve_sender(&batch->messages[i], &batch->senders[i], &names);
 	if (names == NIL)
 		return;
-	iot_registry_load(names);
-	for (int i = 0; i < batch->message_count; i++)
-	{
-		if (batch->senders[i].device == NULL && batch->senders[i].known_topic)
-			resolve_sender(&batch->messages[i], &batch->senders[i], NULL);
-	}
+	resolve_again(batch, names);
+	if (registers && iot_batch_register(batch))
+		resolve_again(batch, names);
 }
 
 static int
@@ -195,18 +207,19 @@ iot_batch_end(IotBatch *batch, IotIngestResult *result)
 }
 
 /*
- * Takes in messages of one adapter, in the order in which they came.  Needs SPI and a transaction;
+ * Takes in messages of one adapter, in the order in which they came; registers says whether its options
+ * let strangers become devices.  Needs SPI and a transaction;
  * the result is in the current memory context.  When this returns everything is written, though
  * not committed.
  */
 void
-iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id,
+iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id, bool registers,
 				 const IotIngestMessage *messages, int count, IotIngestResult *result)
 {
 	IotBatch	batch;
 
 	iot_batch_begin(&batch, adapter, adapter_id, messages, count);
-	resolve_senders(&batch);
+	resolve_senders(&batch, registers);
 	for (int i = 0; i < count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -231,7 +244,7 @@ iot_ingest_replay(int64 dead_letter_id, const char *adapter, const pg_uuid_t *ad
 	batch.replayed = dead_letter_id;
 	if (adapter != NULL)
 	{
-		resolve_senders(&batch);
+		resolve_senders(&batch, false);
 		iot_batch_message(&batch, 0);
 	}
 	else

@@ -95,8 +95,8 @@ typedef struct IotIngestResult
 } IotIngestResult;
 
 extern PGDLLEXPORT void iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id,
-										 const IotIngestMessage *messages, int count,
-										 IotIngestResult *result);
+										 bool registers, const IotIngestMessage *messages,
+										 int count, IotIngestResult *result);
 extern void iot_ingest_replay(int64 dead_letter_id, const char *adapter,
 							  const pg_uuid_t *adapter_id, text *device,
 							  const IotIngestMessage *message, IotIngestResult *result);

@@ -57,6 +57,7 @@ typedef struct IotBatch
 
 extern void iot_batch_begin(IotBatch *batch, const char *adapter, const pg_uuid_t *adapter_id,
 							const IotIngestMessage *messages, int count);
+extern bool iot_batch_register(IotBatch *batch);
 extern void iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error);
 extern void iot_batch_message(IotBatch *batch, int index);
 extern void iot_batch_telemetry(IotBatch *batch, int index);

@@ -25,11 +25,12 @@
 PG_FUNCTION_INFO_V1(iot_ingest_messages_sql);
 
 static IotPlan find_adapter = {
-	"SELECT a.adapter_id FROM iot.adapter a WHERE a.name = $1", 1, {TEXTOID}
+	"SELECT a.adapter_id, a.options ? 'register_group' FROM iot.adapter a WHERE a.name = $1",
+	1, {TEXTOID}
 };
 
 static pg_uuid_t
-adapter_id_of(text *name)
+adapter_id_of(text *name, bool *registers)
 {
 	Datum		arg = PointerGetDatum(name);
 	bool		isnull;
@@ -39,6 +40,8 @@ adapter_id_of(text *name)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("adapter \"%s\" does not exist", text_to_cstring(name)),
 				 errhint("Insert it into iot.adapter first.")));
+	*registers = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2,
+											&isnull));
 	return *DatumGetUUIDP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
@@ -121,6 +124,7 @@ iot_ingest_messages_sql(PG_FUNCTION_ARGS)
 	MemoryContext context = CurrentMemoryContext;
 	text	   *adapter = PG_GETARG_TEXT_PP(0);
 	pg_uuid_t	adapter_id;
+	bool		registers;
 	int			count;
 	Datum	   *topics = elements(fcinfo, 1, TEXTOID, &count, -1);
 	Datum	   *payloads = elements(fcinfo, 2, BYTEAOID, &count, count);
@@ -144,8 +148,8 @@ iot_ingest_messages_sql(PG_FUNCTION_ARGS)
 	}
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to the server programming interface");
-	adapter_id = adapter_id_of(adapter);
-	iot_ingest_batch(text_to_cstring(adapter), &adapter_id, messages, count, &result);
+	adapter_id = adapter_id_of(adapter, &registers);
+	iot_ingest_batch(text_to_cstring(adapter), &adapter_id, registers, messages, count, &result);
 	MemoryContextSwitchTo(context);
 	answer = result_to_jsonb(&result);
 	SPI_finish();

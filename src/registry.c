@@ -14,6 +14,7 @@
 #include "iot.h"
 
 PG_FUNCTION_INFO_V1(iot_topic_template_error_sql);
+PG_FUNCTION_INFO_V1(iot_topic_filter_error_sql);
 PG_FUNCTION_INFO_V1(iot_command_template_unknown_sql);
 
 /* What a command's payload can say; as adapter_take() fills it in. */
@@ -34,6 +35,21 @@ iot_topic_template_error_sql(PG_FUNCTION_ARGS)
 
 	if (iot_topic_template_parse(VARDATA_ANY(template), VARSIZE_ANY_EXHDR(template),
 								 &parsed, &error))
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(error));
+}
+
+/*
+ * iot_internal.topic_filter_error(filter text) returns text; STRICT IMMUTABLE PARALLEL SAFE.  As the
+ * one for templates.
+ */
+Datum
+iot_topic_filter_error_sql(PG_FUNCTION_ARGS)
+{
+	text	   *filter = PG_GETARG_TEXT_PP(0);
+	const char *error;
+
+	if (iot_topic_filter_valid(VARDATA_ANY(filter), VARSIZE_ANY_EXHDR(filter), &error))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(error));
 }

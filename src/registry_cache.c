@@ -618,6 +618,13 @@ iot_registry_topic_match(int from, const char *topic, size_t len, IotTopicKind *
 	return -1;
 }
 
+/* The text of the template of that index. */
+const char *
+iot_registry_topic_template(int at)
+{
+	return cache.topics[at].parsed.prefix;
+}
+
 /* Start of the time for which measurements are kept. */
 TimestampTz
 iot_registry_oldest(TimestampTz now)

@@ -62,6 +62,7 @@ extern void iot_registry_begin(void);
 extern void iot_registry_end(void);
 extern int	iot_registry_topic_match(int from, const char *topic, size_t len,
 									 IotTopicKind *kind, const char **device, size_t *device_len);
+extern const char *iot_registry_topic_template(int at);
 extern IotDevice *iot_registry_device(const char *name, size_t len);
 extern void iot_registry_load(List *names);
 extern IotDevice *iot_registry_device_by_id(const pg_uuid_t *device_id);

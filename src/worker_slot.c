@@ -165,10 +165,10 @@ iot_worker_kind_name(IotWorkerKind kind)
 	return "none";
 }
 
-static bool
-key_equal(const IotWorkerKey *a, const IotWorkerKey *b)
+bool
+iot_worker_key_equal(const IotWorkerKey *a, const IotWorkerKey *b)
 {
-	return a->kind == b->kind && a->database == b->database &&
+	return a->kind == b->kind && a->database == b->database && a->number == b->number &&
 		memcmp(&a->adapter_id, &b->adapter_id, sizeof(pg_uuid_t)) == 0;
 }
 
@@ -187,7 +187,7 @@ find_or_make(const IotWorkerKey *key, const char *name)
 			if (unused < 0)
 				unused = i;
 		}
-		else if (key_equal(&slot->info.key, key))
+		else if (iot_worker_key_equal(&slot->info.key, key))
 			return i;
 	}
 	if (unused >= 0)

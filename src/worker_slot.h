@@ -51,6 +51,7 @@ typedef struct IotWorkerKey
 	IotWorkerKind kind;
 	Oid			database;
 	pg_uuid_t	adapter_id;		/* zeros where there is none */
+	int			number;			/* of an adapter's process, from 1 on; 0 for others */
 } IotWorkerKey;
 
 /* A copy of a slot, taken under the lock. */
@@ -69,6 +70,7 @@ typedef struct IotWorkerInfo
 } IotWorkerInfo;
 
 extern void iot_worker_slot_init(void);
+extern PGDLLEXPORT bool iot_worker_key_equal(const IotWorkerKey *a, const IotWorkerKey *b);
 
 /* any process */
 extern PGDLLEXPORT void iot_wake_at_commit(void);

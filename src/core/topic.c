@@ -1,6 +1,6 @@
 /*
  * topic.c
- *		MQTT topics: templates with one {device} level, and the device names they carry.
+ *		MQTT topics: templates with one {device} level, the device names they carry, and filters.
  *
  * A template is a topic in which {device} stands for one whole level: "iot/{device}/telemetry".
  * It is matched against incoming topics, filled in for outgoing ones, and turned into the filter
@@ -105,6 +105,81 @@ iot_topic_valid(const char *topic, size_t len, const char **error)
 	if (error != NULL)
 		*error = reason;
 	return reason == NULL;
+}
+
+/* End of the level that begins at from. */
+static size_t
+level_end(const char *text, size_t len, size_t from)
+{
+	const char *slash = memchr(text + from, '/', len - from);
+
+	return slash == NULL ? len : (size_t) (slash - text);
+}
+
+/*
+ * Whether this can be subscribed to by an adapter: "+" fills a level, "#" is the last one.  On false,
+ * *error says why, as in iot_topic_valid().
+ */
+bool
+iot_topic_filter_valid(const char *filter, size_t len, const char **error)
+{
+	char		plain[IOT_TOPIC_MAX];
+	const char *reason = NULL;
+	size_t		end;
+
+	if (len > IOT_TOPIC_MAX)
+		reason = "topic is longer than 1024 bytes";
+	for (size_t from = 0; from < len && reason == NULL; from = end + 1)
+	{
+		end = level_end(filter, len, from);
+		for (size_t i = from; i < end; i++)
+		{
+			bool		wild = filter[i] == '+' || filter[i] == '#';
+
+			if (wild && end - from > 1)
+				reason = "wildcard does not fill a whole level";
+			else if (filter[i] == '#' && end < len)
+				reason = "\"#\" is not the last level";
+			plain[i] = wild ? 'x' : filter[i];
+		}
+		if (end < len)
+			plain[end] = '/';
+	}
+	if (reason == NULL)
+		return iot_topic_valid(plain, len, error);
+	if (error != NULL)
+		*error = reason;
+	return false;
+}
+
+/* Whether some topic matches both of two valid filters. */
+bool
+iot_topic_filters_overlap(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+	size_t		at_a = 0;
+	size_t		at_b = 0;
+
+	for (;;)
+	{
+		size_t		end_a = level_end(a, a_len, at_a);
+		size_t		end_b = level_end(b, b_len, at_b);
+		size_t		size_a = end_a - at_a;
+		size_t		size_b = end_b - at_b;
+		bool		any_a = size_a == 1 && a[at_a] == '+';
+		bool		any_b = size_b == 1 && b[at_b] == '+';
+
+		if ((size_a == 1 && a[at_a] == '#') || (size_b == 1 && b[at_b] == '#'))
+			return true;
+		if (!any_a && !any_b && (size_a != size_b || memcmp(a + at_a, b + at_b, size_a) != 0))
+			return false;
+		/* "a/#" has "a" as well */
+		if (end_a == a_len)
+			return end_b == b_len || (b_len - end_b == 2 && b[b_len - 1] == '#');
+		if (end_b == b_len)
+			return a_len - end_a == 2 && a[a_len - 1] == '#';
+		at_a = end_a + 1;
+		at_b = end_b + 1;
+	}
 }
 
 static const char *

@@ -1,6 +1,6 @@
 /*
  * topic.h
- *		MQTT topics: templates with one {device} level, and the device names they carry.
+ *		MQTT topics: templates with one {device} level, the device names they carry, and filters.
  */
 #ifndef IOT_CORE_TOPIC_H
 #define IOT_CORE_TOPIC_H
@@ -22,6 +22,9 @@ typedef struct IotTopicTemplate
 
 extern IOT_API bool iot_device_name_valid(const char *name, size_t len);
 extern IOT_API bool iot_topic_valid(const char *topic, size_t len, const char **error);
+extern IOT_API bool iot_topic_filter_valid(const char *filter, size_t len, const char **error);
+extern IOT_API bool iot_topic_filters_overlap(const char *a, size_t a_len,
+											  const char *b, size_t b_len);
 extern IOT_API bool iot_topic_template_parse(const char *text, size_t len,
 											 IotTopicTemplate *parsed, const char **error);
 extern IOT_API bool iot_topic_template_match(const IotTopicTemplate *parsed,

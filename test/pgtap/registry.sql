@@ -152,13 +152,24 @@ SELECT throws_ok(format('UPDATE iot.adapter SET options = %L', o), '22023', NULL
 		'{"keepalive": 3601}', '{"keepalive": "60"}', '{"keepalive": 60.5}', '{"qos": 2}',
 		'{"batch_size": 0}', '{"batch_size": 10001}', '{"max_in_flight": -1}', '{"protocol": 5}',
 		'{"protocol": "4"}', '{"ca_file": "x"}', '{"ca_file": "/x"}', '{"username": ""}',
-		'{"username": 5}', '{"client_id": null}', '{"password_file": "/x"}']) o;
+		'{"username": 5}', '{"client_id": null}', '{"password_file": "/x"}',
+		'{"processes": 0}', '{"processes": 17}', '{"processes": "2"}', '{"batch_time": -1}',
+		'{"batch_time": 10001}', '{"topics": "iot/#"}', '{"topics": []}', '{"topics": [1]}',
+		'{"topics": ["a/+b"]}', '{"topics": ["a/#/b"]}', '{"topics": ["$share/g/a"]}', '{"topics": [""]}',
+		'{"register_group": "default"}', '{"register_type": "default"}', '{"register_limit": 5}',
+		'{"register_group": "default", "register_type": "default", "register_limit": 0}']) o;
+SELECT throws_ok(format('UPDATE iot.adapter SET options = %L', o), '42704', NULL, format('options %s', o))
+	FROM unnest(ARRAY['{"register_group": "nowhere", "register_type": "default"}',
+		'{"register_group": "default", "register_type": "nothing"}',
+		'{"register_group": null, "register_type": "default"}']) o;
 SELECT throws_ok($$UPDATE iot.adapter SET options = '{"username": "u", "password_secret": "broker"}'$$,
 	'42704', 'secret "broker" does not exist');
 INSERT INTO iot.secret (name, value) VALUES ('broker', 'pw'), ('free', 'x');
 SELECT lives_ok($$UPDATE iot.adapter SET url = 'mqtts://h', options = '{"username": "u",
 	"password_secret": "broker", "client_id": "c", "keepalive": 60, "qos": 0, "batch_size": 10000,
-	"max_in_flight": 1, "protocol": "3.1.1", "ca_file": "/ca", "cert_file": "/c", "key_file": "/k"}'$$,
+	"max_in_flight": 1, "protocol": "3.1.1", "ca_file": "/ca", "cert_file": "/c", "key_file": "/k",
+	"processes": 16, "batch_time": 0, "topics": ["plant/+/telemetry", "a/#", "#"],
+	"register_group": "default", "register_type": "default", "register_limit": 5}'$$,
 	'every option there is');
 SELECT throws_ok($$UPDATE iot.adapter SET url = 'mqtt://h'$$, '22023',
 	'adapter "mqtt" has options for TLS and a url without it');

@@ -185,6 +185,67 @@ templates_render(void **state)
 	assert_string_equal(topic, "iot/boiler-1/command");
 }
 
+static void
+filters(void **state)
+{
+	const char *error;
+
+	assert_true(iot_topic_filter_valid(BYTES("iot/+/telemetry"), &error));
+	assert_true(iot_topic_filter_valid(BYTES("#"), &error));
+	assert_true(iot_topic_filter_valid(BYTES("+"), &error));
+	assert_true(iot_topic_filter_valid(BYTES("a//b/"), &error));
+	assert_true(iot_topic_filter_valid(BYTES("plant/1/#"), &error));
+	assert_false(iot_topic_filter_valid(BYTES("plant/#/x"), &error));
+	assert_string_equal(error, "\"#\" is not the last level");
+	assert_false(iot_topic_filter_valid(BYTES("plant/x+"), &error));
+	assert_string_equal(error, "wildcard does not fill a whole level");
+	assert_false(iot_topic_filter_valid(BYTES("plant/##"), &error));
+	assert_false(iot_topic_filter_valid(BYTES(""), &error));
+	assert_string_equal(error, "topic is empty");
+	assert_false(iot_topic_filter_valid(BYTES("$share/g/a"), &error));
+	assert_false(iot_topic_filter_valid(BYTES("a\tb"), &error));
+	assert_false(iot_topic_filter_valid(BYTES("a\xff"), NULL));
+}
+
+static void
+filters_overlap(void **state)
+{
+	static const struct
+	{
+		const char *a;
+		const char *b;
+		bool		overlap;
+	}			cases[] = {
+		{"iot/+/telemetry", "iot/+/status", false},
+		{"iot/+/telemetry", "iot/+/telemetry", true},
+		{"iot/+/telemetry", "iot/boiler/telemetry", true},
+		{"iot/+/telemetry", "iot/+/command/ack", false},
+		{"iot/#", "iot/+/command/ack", true},
+		{"iot/+/command/#", "iot/+/command", true},
+		{"iot/+/command/#", "iot/+/command/ack", true},
+		{"iot/+/command/+/#", "iot/+/command", false},
+		{"#", "a", true},
+		{"+", "a/b", false},
+		{"+/+", "a/b", true},
+		{"+/c", "a/b", false},
+		{"a/b/", "a/b", false},
+		{"a/b/", "a/b/+", true},
+		{"ab", "abc", false},
+		{"a/#", "b/#", false},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		size_t		a_len = strlen(cases[i].a);
+		size_t		b_len = strlen(cases[i].b);
+
+		assert_int_equal(iot_topic_filters_overlap(cases[i].a, a_len, cases[i].b, b_len),
+						 cases[i].overlap);
+		assert_int_equal(iot_topic_filters_overlap(cases[i].b, b_len, cases[i].a, a_len),
+						 cases[i].overlap);
+	}
+}
+
 int
 main(void)
 {
@@ -195,7 +256,9 @@ main(void)
 		cmocka_unit_test(topics_are_bounded),
 		cmocka_unit_test(templates_refused),
 		cmocka_unit_test(templates_match),
-		cmocka_unit_test(templates_render)
+		cmocka_unit_test(templates_render),
+		cmocka_unit_test(filters),
+		cmocka_unit_test(filters_overlap)
 	};
 
 	return cmocka_run_group_tests_name("topic", tests, NULL, NULL);

@@ -1,0 +1,127 @@
+/*
+ * ingest_register.c
+ *		Registering devices that nobody has heard of, where their adapter says so.
+ *
+ * Runs as part of a batch, in its transaction and memory context, before its messages are taken.  A
+ * device is registered by telemetry alone: by a payload that can be read, on the topic of the type
+ * that the adapter's options name, with at least one parameter that exists.  What else of it came
+ * before that is a dead letter, as ever.  Whether there is still room, and who is first where several
+ * processes hear of one device, the database decides under a lock on the adapter's row.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "ingest_batch.h"
+#include "iot.h"
+#include "plan.h"
+
+/* One parameter that a stranger named, as rows of the statement below. */
+typedef struct Candidates
+{
+	Datum	   *names;
+	Datum	   *templates;
+	Datum	   *parameters;
+	int			count;
+	int			size;
+} Candidates;
+
+static IotTelemetry telemetry;
+
+static IotPlan register_devices = {
+	"SELECT iot_internal.register_devices($1, $2, $3, $4)",
+	4, {UUIDOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+};
+
+static void
+add_candidate(Candidates *candidates, Datum name, Datum template, const IotValue *value)
+{
+	if (candidates->count == candidates->size)
+	{
+		bool		first = candidates->size == 0;
+		Size		bytes;
+
+		candidates->size = Max(candidates->size * 2, 64);
+		bytes = sizeof(Datum) * candidates->size;
+		candidates->names = first ? palloc(bytes) : repalloc_huge(candidates->names, bytes);
+		candidates->templates = first ? palloc(bytes) :
+			repalloc_huge(candidates->templates, bytes);
+		candidates->parameters = first ? palloc(bytes) :
+			repalloc_huge(candidates->parameters, bytes);
+	}
+	candidates->names[candidates->count] = name;
+	candidates->templates[candidates->count] = template;
+	candidates->parameters[candidates->count++] =
+		PointerGetDatum(cstring_to_text_with_len(value->name, value->name_len));
+}
+
+/* What a message of a stranger says of him; nothing where it could not be used anyway. */
+static void
+read_stranger(const IotIngestMessage *message, Candidates *candidates)
+{
+	const char *name;
+	size_t		len;
+	IotTopicKind kind;
+	int			at = -1;
+	bool		read = false;
+
+	if (message->payload_len > (uint32) iot_max_payload_size * 1024)
+		return;
+	while ((at = iot_registry_topic_match(at + 1, message->topic, message->topic_len, &kind,
+										  &name, &len)) >= 0)
+	{
+		Datum		name_datum;
+		Datum		template;
+
+		if (kind != IOT_TOPIC_TELEMETRY || !iot_device_name_valid(name, len))
+			continue;
+		if (!read && iot_telemetry_parse(&telemetry, message->payload, message->payload_len) !=
+			IOT_PAYLOAD_OK)
+			return;
+		read = true;
+		name_datum = PointerGetDatum(cstring_to_text_with_len(name, len));
+		template = CStringGetTextDatum(iot_registry_topic_template(at));
+		for (size_t i = 0; i < telemetry.count; i++)
+		{
+			const IotValue *value = &telemetry.values[i];
+
+			/* parameters have names of the same letters */
+			if (iot_device_name_valid(value->name, value->name_len))
+				add_candidate(candidates, name_datum, template, value);
+		}
+	}
+}
+
+static Datum
+text_array(Datum *elements, int count)
+{
+	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/*
+ * Registers the batch's strangers as far as they may be; true where one may be known now.  Executes SQL
+ * only where a message names one.
+ */
+bool
+iot_batch_register(IotBatch *batch)
+{
+	Candidates	candidates = {0};
+	Datum		args[4];
+	bool		isnull;
+
+	for (int i = 0; i < batch->message_count; i++)
+	{
+		if (batch->senders[i].known_topic && batch->senders[i].device == NULL)
+			read_stranger(&batch->messages[i], &candidates);
+	}
+	if (candidates.count == 0)
+		return false;
+	args[0] = UUIDPGetDatum(batch->adapter_id);
+	args[1] = text_array(candidates.names, candidates.count);
+	args[2] = text_array(candidates.templates, candidates.count);
+	args[3] = text_array(candidates.parameters, candidates.count);
+	(void) iot_plan_execute(&register_devices, args, NULL);
+	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+}
