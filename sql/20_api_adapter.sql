@@ -22,6 +22,58 @@ SET enable_material = off SET jit = off
 SET join_collapse_limit = 1
 AS 'MODULE_PATHNAME', 'iot_adapter_take';
 
+-- Lets go of the commands that wait for a sign of life of these devices, and tells their adapters by
+-- an event for each; how many.  A command that somebody holds is being ended.
+CREATE OR REPLACE FUNCTION iot_internal.release_commands(device_ids uuid[]) RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+AS $function$
+#variable_conflict use_column
+DECLARE
+	released integer;
+BEGIN
+	WITH waiting AS MATERIALIZED (
+		SELECT c.device_id, c.command_id FROM iot.command c
+			WHERE c.device_id = ANY (device_ids) AND c.finished_at IS NULL
+				AND c.status = 'COMMITTED' AND c.due_at IS NULL
+				AND c.deadline > clock_timestamp()
+				AND NOT EXISTS (SELECT FROM iot.saga_step s
+					WHERE s.device_id = c.device_id AND s.command_id = c.command_id
+						AND s.service = 'adapter' OFFSET 0)
+			FOR NO KEY UPDATE SKIP LOCKED
+	), due AS (
+		UPDATE iot.command c SET due_at = clock_timestamp()
+			FROM waiting w
+			WHERE c.device_id = w.device_id AND c.command_id = w.command_id
+			RETURNING c.device_id, c.command_id, c.parameter_id, c.version
+	)
+	INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload, device_id)
+		SELECT iot_internal.uuidv7(), 'command', c.command_id::text, 'adapter.value_set_due',
+				jsonb_build_object('command_id', c.command_id, 'device', d.name,
+					'parameter', p.name, 'version', c.version), c.device_id
+			FROM due c
+				JOIN iot.device d ON d.device_id = c.device_id
+				JOIN iot.parameter p ON p.parameter_id = c.parameter_id
+			ORDER BY c.version, c.command_id;
+	GET DIAGNOSTICS released = ROW_COUNT;
+	RETURN released;
+END
+$function$;
+
+-- What waited waits no longer by the rules of before.
+CREATE OR REPLACE FUNCTION iot_internal.release_on_change() RETURNS trigger
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF TG_ARGV[0] = 'device' THEN
+		PERFORM iot_internal.release_commands(ARRAY[NEW.device_id]);
+	ELSE
+		PERFORM iot_internal.release_commands(ARRAY(SELECT d.device_id FROM iot.device d
+			WHERE d.device_type_id = NEW.device_type_id));
+	END IF;
+	RETURN NULL;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION iot_internal.adapter_in_flight(adapter_id uuid)
 RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, parameter text,
 	value double precision, version bigint, attempts integer, created_at timestamptz,
@@ -73,8 +125,9 @@ END
 $function$;
 
 -- Each command is handed out once, and again when ack_timeout of the device type has gone by
--- without an answer, up to max_attempts; then it has timed out.  One unanswered command per
--- sensor: the next is handed out when the one before it is final.
+-- without an answer, up to max_attempts; then it has timed out.  Where the device type says that
+-- commands are sent when the device is awake, that is not before its next sign of life.  One
+-- unanswered command per sensor: the next is handed out when the one before it is final.
 CREATE OR REPLACE FUNCTION iot.adapter_poll(adapter text, max_commands integer DEFAULT 100)
 RETURNS TABLE (command_id uuid, device_id uuid, device text, parameter text, action text,
 	value double precision, version bigint, attempts integer, created_at timestamptz,

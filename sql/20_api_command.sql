@@ -92,6 +92,17 @@ BEGIN
 		FROM iot.saga_step s
 		WHERE s.device_id = command.device_id AND s.command_id = command.command_id
 			AND s.status <> 'PROCESSING'
+		UNION ALL
+		-- unless the sign of life has come, which is told by an event
+		SELECT 'adapter', (SELECT max(e.created_at) FROM told e), 'WAITING',
+			'for a sign of life of the device'
+		WHERE command.status = 'COMMITTED' AND command.due_at IS NULL
+			AND EXISTS (SELECT FROM iot.device d
+					JOIN iot.device_type t ON t.device_type_id = d.device_type_id
+				WHERE d.device_id = command.device_id AND t.send_when = 'awake')
+			AND NOT EXISTS (SELECT FROM iot.saga_step s
+				WHERE s.device_id = command.device_id AND s.command_id = command.command_id
+					AND s.service = 'adapter')
 	)
 	SELECT coalesce(t.created_at, s.at),
 		coalesce(t.service, s.service),
@@ -107,11 +118,12 @@ BEGIN
 				WHEN (t.payload->>'superseded')::boolean THEN 'a newer value stays'
 				ELSE concat(coalesce(t.payload->>'previous_value', 'no value'), ' put back') END
 			WHEN 'adapter.value_set_sent' THEN 'confirmed'
+			WHEN 'adapter.value_set_due' THEN 'the device is awake'
 			ELSE coalesce(t.payload->>'error', s.error)
 		END
 	FROM told t
 		FULL JOIN stepped s ON s.service = t.service AND s.status = t.status
-	ORDER BY 1, t.id NULLS FIRST;
+	ORDER BY 1, coalesce(s.status, '') = 'WAITING', t.id NULLS FIRST;
 END
 $function$;
 COMMENT ON FUNCTION iot.timeline(uuid) IS

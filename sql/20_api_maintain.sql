@@ -8,7 +8,7 @@
 CREATE OR REPLACE FUNCTION iot_internal.consumer_types(consumer text) RETURNS text[]
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT CASE WHEN consumer = 'notifier' THEN iot_internal.notified_types()
-		WHEN starts_with(consumer, 'adapter:') THEN ARRAY['dm.value_set_approved'] END
+		WHEN starts_with(consumer, 'adapter:') THEN ARRAY['dm.value_set_approved', 'adapter.value_set_due'] END
 $function$;
 
 -- Whether a consumer can still want rows of a partition of the log: those of its types that were not

@@ -186,6 +186,11 @@ BEGIN
 			MESSAGE = format('command_ttl of %s is out of range', what),
 			HINT = 'It is between 10 ms and 30 days, or NULL for the setting "iot.command_ttl".';
 	END IF;
+	IF NEW.send_when <> ALL (ARRAY['now', 'awake']) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid send_when of %s: "%s"', what, NEW.send_when),
+			HINT = 'Commands are sent "now", or when the device is "awake".';
+	END IF;
 	IF NOT NEW.offline_after BETWEEN interval '1 s' AND interval '30 days' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('offline_after of %s is out of range', what),

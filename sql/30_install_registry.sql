@@ -31,6 +31,7 @@ BEGIN
 		ack_timeout interval NOT NULL DEFAULT '5 s',
 		max_attempts integer NOT NULL DEFAULT 3,
 		command_ttl interval,
+		send_when text NOT NULL DEFAULT 'now',
 		offline_after interval,
 		retention interval,
 		telemetry_topic text NOT NULL DEFAULT 'iot/{device}/telemetry',
@@ -47,6 +48,7 @@ BEGIN
 		CONSTRAINT device_type_max_attempts_check CHECK (max_attempts BETWEEN 1 AND 100),
 		CONSTRAINT device_type_command_ttl_check
 			CHECK (command_ttl BETWEEN interval '10 ms' AND interval '30 days'),
+		CONSTRAINT device_type_send_when_check CHECK (send_when IN ('now', 'awake')),
 		CONSTRAINT device_type_offline_after_check
 			CHECK (offline_after BETWEEN interval '1 s' AND interval '30 days'),
 		CONSTRAINT device_type_retention_check CHECK (retention >= interval '1 hour')

@@ -92,6 +92,7 @@ BEGIN
 		attempts integer NOT NULL DEFAULT 0,
 		created_at timestamptz NOT NULL DEFAULT now(),
 		deadline timestamptz NOT NULL,
+		due_at timestamptz,
 		finished_at timestamptz,
 		CONSTRAINT command_pkey PRIMARY KEY (device_id, command_id),
 		CONSTRAINT command_action_check CHECK (action IN ('set', 'add')),

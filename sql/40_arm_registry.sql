@@ -52,6 +52,8 @@ BEGIN
 	COMMENT ON COLUMN iot.device_type.ack_timeout IS 'time for the answer to one attempt';
 	COMMENT ON COLUMN iot.device_type.retention IS
 		'how long measurements of such devices are kept, where that is shorter than iot.retention says; NULL: as long as others';
+	COMMENT ON COLUMN iot.device_type.send_when IS
+		'when commands are sent: now, or awake: at the next sign of life of the device';
 	COMMENT ON COLUMN iot.device_type.offline_after IS
 		'silence after which a device is offline; NULL where silence means nothing';
 	COMMENT ON COLUMN iot.device_type.command_template IS

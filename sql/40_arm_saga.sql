@@ -23,6 +23,13 @@ BEGIN
 		FOR EACH ROW WHEN (NEW.device_type_id <> OLD.device_type_id OR NEW.enabled <> OLD.enabled)
 		EXECUTE FUNCTION iot_internal.silence_rearm();
 
+	CREATE OR REPLACE TRIGGER release_commands AFTER UPDATE OF send_when ON iot.device_type
+		FOR EACH ROW WHEN (NEW.send_when <> OLD.send_when)
+		EXECUTE FUNCTION iot_internal.release_on_change('device_type');
+	CREATE OR REPLACE TRIGGER release_commands AFTER UPDATE OF device_type_id ON iot.device
+		FOR EACH ROW WHEN (NEW.device_type_id <> OLD.device_type_id)
+		EXECUTE FUNCTION iot_internal.release_on_change('device');
+
 	CREATE OR REPLACE VIEW iot.fleet WITH (security_barrier = true) AS
 		SELECT d.name AS device, g.name AS "group", t.name AS type, a.name AS adapter, d.enabled,
 			s.online, s.online_at, s.connected, s.silent, s.last_seen_at, d.device_id
@@ -102,6 +109,8 @@ BEGIN
 	COMMENT ON COLUMN iot.command.target_value IS 'the resulting value, which goes to the device';
 	COMMENT ON COLUMN iot.command.previous_value IS
 		'what a refusal puts back, with the other columns previous_…';
+	COMMENT ON COLUMN iot.command.due_at IS
+		'when a sign of life let it go, for devices to which commands are sent while they are awake';
 	COMMENT ON COLUMN iot.command.version IS 'number of this write in sensor_value';
 	COMMENT ON COLUMN iot.command.superseded IS 'rolled back, but a newer value stayed';
 	COMMENT ON COLUMN iot.command.late IS 'the device answered after the end';

@@ -22,6 +22,7 @@ GRANT EXECUTE ON FUNCTION
 	iot_internal.consumer_register(text),
 	iot_internal.consumer_read(text, text[], integer),
 	iot_internal.adapter_take(uuid, integer),
+	iot_internal.release_commands(uuid[]),
 	iot_internal.adapter_in_flight(uuid),
 	iot_internal.adapter_attempt(uuid[], uuid[]),
 	iot_internal.adapter_result(text[], uuid[], boolean[], text[]),

@@ -37,8 +37,9 @@ static IotPlan register_from_start = {
 	1, {TEXTOID}
 };
 static IotPlan read_approved = {
-	"SELECT r.device_id, r.aggregateid::uuid"
-	" FROM iot_internal.consumer_read($1, ARRAY['dm.value_set_approved'], $2) r"
+	"SELECT r.device_id, r.aggregateid::uuid, r.type = 'adapter.value_set_due'"
+	" FROM iot_internal.consumer_read($1, ARRAY['dm.value_set_approved',"
+	" 'adapter.value_set_due'], $2) r"
 	" WHERE r.device_id IS NOT NULL ORDER BY r.id",
 	2, {TEXTOID, INT4OID}
 };
@@ -57,6 +58,9 @@ static IotPlan read_approved = {
 	" LEFT JOIN iot.sensor s ON s.device_id = c.device_id AND s.parameter_id = c.parameter_id"
 
 /*
+ * What is approved for a device that has to be awake is left alone until its sign of life, which is
+ * in the log too: see iot_internal.release_commands().
+ *
  * In the order of the log; "returning" gives rows in the order of their insertion.  "OFFSET 0" has
  * each command looked up by its key, whatever the planner believes about the few that are open:
  * reading all of them for each of a thousand keys took a second.
@@ -65,20 +69,21 @@ static IotPlan take = {
 	"WITH taken AS ("
 	" INSERT INTO iot.saga_step (device_id, command_id, service, status, created_at, updated_at)"
 	" SELECT c.device_id, c.command_id, 'adapter', 'PROCESSING', x.at, x.at"
-	" FROM unnest($2, $3) WITH ORDINALITY AS a(device_id, command_id, place)"
+	" FROM unnest($2, $3, $4) WITH ORDINALITY AS a(device_id, command_id, due, place)"
 	" CROSS JOIN LATERAL (SELECT k.device_id, k.command_id, k.adapter_id, k.status, k.deadline"
 	" FROM iot.command k WHERE k.device_id = a.device_id AND k.command_id = a.command_id"
 	" OFFSET 0) c"
 	" JOIN iot.device d ON d.device_id = c.device_id"
+	" JOIN iot.device_type t ON t.device_type_id = d.device_type_id"
 	" CROSS JOIN (SELECT clock_timestamp() AS at) x"
-	" WHERE c.adapter_id = $1 AND c.status = 'COMMITTED' AND c.deadline > x.at AND d.enabled"
+	" WHERE (a.due OR t.send_when = 'now') AND c.adapter_id = $1 AND c.status = 'COMMITTED' AND c.deadline > x.at AND d.enabled"
 	" ORDER BY a.place"
 	" ON CONFLICT (device_id, command_id, service) DO NOTHING RETURNING device_id, command_id),"
 	" numbered AS (SELECT t.device_id, t.command_id, row_number() OVER () AS place FROM taken t)"
 	" SELECT " TAKE_COLUMNS " FROM numbered a"
 	" JOIN iot.command c ON c.device_id = a.device_id AND c.command_id = a.command_id"
 	TAKE_JOINS " ORDER BY a.place",
-	3, {UUIDOID, UUIDARRAYOID, UUIDARRAYOID}
+	4, {UUIDOID, UUIDARRAYOID, UUIDARRAYOID, BOOLARRAYOID}
 };
 static IotPlan in_flight = {
 	"SELECT " TAKE_COLUMNS " FROM iot.saga_step f"
@@ -187,7 +192,7 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 {
 	char		name[sizeof("adapter:") + IOT_UUID_TEXT_SIZE] = "adapter:";
 	int			max_commands;
-	Datum		values[3];
+	Datum		values[4];
 	uint64		read;
 
 	iot_require_not_null(fcinfo, 2);
@@ -208,6 +213,7 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 	do
 	{
 		IotKeyList		keys;
+		Datum	   *due;
 		uint64		taken = 0;
 
 		CHECK_FOR_INTERRUPTS();
@@ -217,6 +223,7 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 		if (read > 0)
 		{
 			iot_key_list_init(&keys, read);
+			due = palloc(sizeof(Datum) * read);
 			for (uint64 i = 0; i < read; i++)
 			{
 				HeapTuple	row = SPI_tuptable->vals[i];
@@ -224,10 +231,13 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 
 				iot_key_list_add(&keys, SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull),
 							 SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull), (Datum) 0, true);
+				due[i] = SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull);
 			}
 			values[0] = PG_GETARG_DATUM(0);
 			values[1] = iot_uuid_array(keys.device_ids, keys.count);
 			values[2] = iot_uuid_array(keys.command_ids, keys.count);
+			values[3] = PointerGetDatum(construct_array(due, keys.count, BOOLOID, sizeof(bool),
+														true, TYPALIGN_CHAR));
 			taken = iot_plan_execute(&take, values, NULL);
 			emit(fcinfo);
 		}

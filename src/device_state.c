@@ -91,6 +91,10 @@ static IotPlan update_rows = {
 	TIMESTAMPTZARRAYOID, BOOLARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID, TIMESTAMPTZARRAYOID}
 };
 
+static IotPlan release_commands = {
+	"SELECT iot_internal.release_commands($1)", 1, {UUIDARRAYOID}
+};
+
 static int
 compare_touches(const void *a, const void *b)
 {
@@ -470,6 +474,34 @@ store_reports(IotDeviceTouch *touches, int ntouches, IotDeviceReport *reports, i
 }
 
 /*
+ * Lets go of the commands that waited for a sign of life.  Devices to which commands are sent at any
+ * time cost nothing here.
+ */
+static void
+wake_commands(const IotDeviceTouch *touches, int count)
+{
+	Datum	   *ids = NULL;
+	int			awake = 0;
+	Datum		arg;
+	bool		isnull;
+
+	for (int i = 0; i < count; i++)
+	{
+		if (!touches[i].device->send_when_awake || TIMESTAMP_IS_NOBEGIN(touches[i].seen_at))
+			continue;
+		if (ids == NULL)
+			ids = palloc(sizeof(Datum) * count);
+		ids[awake++] = UUIDPGetDatum(&touches[i].device->device_id);
+	}
+	if (awake == 0)
+		return;
+	arg = uuid_array(ids, awake);
+	(void) iot_plan_execute(&release_commands, &arg, NULL);
+	if (DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) > 0)
+		iot_event_appended();
+}
+
+/*
  * Writes what a batch says about its devices: touches holds each device once and is sorted here;
  * every report's device is among them.  May raise.
  */
@@ -484,4 +516,5 @@ iot_device_state_store(IotDeviceTouch *touches, int ntouches, IotDeviceReport *r
 		store_touches(touches, ntouches);
 	else
 		store_reports(touches, ntouches, reports, nreports);
+	wake_commands(touches, ntouches);
 }

@@ -83,6 +83,7 @@ typedef struct TypeEntry
 	pg_uuid_t	device_type_id;
 	int			topics[IOT_TOPIC_KINDS];
 	int64		offline_after;
+	bool		send_when_awake;
 } TypeEntry;
 
 static struct
@@ -112,7 +113,8 @@ static Oid	watched[lengthof(watched_names)];
 
 static IotPlan select_types = {
 	"SELECT t.device_type_id, t.telemetry_topic, t.attributes_topic, t.status_topic, t.ack_topic,"
-	" coalesce((extract(epoch FROM t.offline_after) * 1000000)::bigint, 0)"
+	" coalesce((extract(epoch FROM t.offline_after) * 1000000)::bigint, 0),"
+	" t.send_when = 'awake'"
 	" FROM iot.device_type t"
 };
 static IotPlan select_retention = {
@@ -229,6 +231,7 @@ load_types(void)
 
 		cache.types[row].device_type_id = uuid_column(row, 1);
 		cache.types[row].offline_after = DatumGetInt64(column(row, 6, &isnull));
+		cache.types[row].send_when_awake = DatumGetBool(column(row, 7, &isnull));
 		for (int i = 0; i < lengthof(kinds); i++)
 			cache.types[row].topics[kinds[i]] = add_topic(kinds[i], text_column(row, i + 2));
 	}
@@ -458,6 +461,7 @@ set_type(IotDevice *device, const pg_uuid_t *device_type_id)
 			continue;
 		memcpy(device->topics, cache.types[i].topics, sizeof(device->topics));
 		device->offline_after = cache.types[i].offline_after;
+		device->send_when_awake = cache.types[i].send_when_awake;
 	}
 }
 

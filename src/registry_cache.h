@@ -48,6 +48,7 @@ typedef struct IotDevice
 	bool		enabled;
 	pg_uuid_t	device_id;
 	pg_uuid_t	adapter_id;
+	bool		send_when_awake;	/* commands wait for a sign of life */
 	int64		offline_after;	/* silence that means offline, in microseconds; 0 for none */
 	int			topics[IOT_TOPIC_KINDS];	/* indexes for iot_registry_topic_match() */
 	int			sensor_count;
