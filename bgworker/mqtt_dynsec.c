@@ -51,7 +51,7 @@ static struct
 	int			mid;			/* of the subscription or the request on its way */
 	int64		since;			/* when that began; by the worker's clock, like the others */
 	int64		looked_at;
-	int64		rest_until;
+	int64		rest_until;		/* 0: no rest has begun */
 	bool		begins;			/* the next turn is the first of a talk */
 	bool		again;			/* and should come at once */
 	bool		woken;			/* since the last look */
@@ -217,14 +217,16 @@ fail(const IotMqttConfig *config, const pg_uuid_t *adapter_id, const char *error
 }
 
 /*
- * So many commands at a time that the broker is not held up by them: the plugin writes its whole
- * file for each.
+ * So many commands at a time that the broker is not held up for long, since the plugin writes its
+ * whole file for each; and then as long a rest, in which the broker is there for the others.
  */
 static void
-adjust_commands(void)
+give_way(void)
 {
-	int64		took = iot_worker_clock_ms() - dynsec.since;
+	int64		now = iot_worker_clock_ms();
+	int64		took = now - dynsec.since;
 
+	dynsec.rest_until = now + took;
 	if (took > ANSWER_GOAL_MS)
 		dynsec.max_commands = Max(dynsec.max_commands / 2, 1);
 	else if (took < ANSWER_GOAL_MS / 2)
@@ -284,6 +286,7 @@ ask(const IotMqttConfig *config, const pg_uuid_t *adapter_id)
 	*payload++ = '\0';
 	strlcpy(dynsec.tag, job.request, sizeof(dynsec.tag));
 	dynsec.since = iot_worker_clock_ms();
+	dynsec.rest_until = 0;
 	dynsec.state = DYNSEC_ASKED;
 	if (iot_link_publish(CONTROL_TOPIC, payload, REQUEST_EXPIRY_S, &dynsec.mid) !=
 		IOT_PUBLISH_QUEUED)
@@ -323,8 +326,10 @@ iot_dynsec_turn(const IotMqttConfig *config, const pg_uuid_t *adapter_id, bool w
 		case DYNSEC_ASKED:
 			if (dynsec.answer != NULL)
 			{
-				adjust_commands();
-				ask(config, adapter_id);
+				if (dynsec.rest_until == 0)
+					give_way();
+				if (iot_worker_clock_ms() >= dynsec.rest_until)
+					ask(config, adapter_id);
 			}
 			else if (iot_worker_passed(dynsec.since, ANSWER_TIMEOUT_MS))
 				fail(config, adapter_id, "the dynamic security plugin does not answer; is it loaded?");
@@ -346,8 +351,10 @@ iot_dynsec_timeout_ms(void)
 	{
 		case DYNSEC_SUBSCRIBING:
 		case DYNSEC_ASKED:
-			if (dynsec.subscribed || dynsec.answer != NULL || dynsec.refused != NULL)
+			if (dynsec.subscribed || dynsec.refused != NULL)
 				return 0;
+			if (dynsec.answer != NULL)
+				return Max(dynsec.rest_until - now, 0);
 			return Max(dynsec.since + ANSWER_TIMEOUT_MS - now, 0);
 		case DYNSEC_READY:
 			return dynsec.again ? 0 : Max(dynsec.looked_at + look_interval() - now, 0);

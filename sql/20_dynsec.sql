@@ -19,7 +19,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f
 			AND a.options ->> 'device_credentials' = 'dynsec')
 $function$;
 
--- Devices whose credentials or topics change are looked at by the adapter's process.
+-- Devices whose credentials or topics change are looked at by the adapter's process; those that are to
+-- be locked out before those that are to be let in.
 CREATE OR REPLACE FUNCTION iot_internal.dynsec_changed() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -27,15 +28,15 @@ DECLARE
 	new jsonb := CASE WHEN TG_OP <> 'DELETE' THEN to_jsonb(NEW) ELSE '{}' END;
 BEGIN
 	IF TG_TABLE_NAME = 'device_type' THEN
-		INSERT INTO iot.dynsec_change (adapter_id, device_id)
-			SELECT d.adapter_id, d.device_id FROM iot.device d
+		INSERT INTO iot.dynsec_change (adapter_id, priority, device_id)
+			SELECT d.adapter_id, 1, d.device_id FROM iot.device d
 			WHERE d.device_type_id = (new ->> 'device_type_id')::uuid
 				AND iot_internal.has_dynsec(d.adapter_id)
 				AND EXISTS (SELECT FROM iot.device_credential c WHERE c.device_id = d.device_id);
 	ELSIF TG_TABLE_NAME = 'device' THEN
 		-- the one that it has left as well
-		INSERT INTO iot.dynsec_change (adapter_id, device_id)
-			SELECT DISTINCT a.adapter_id::uuid, (old ->> 'device_id')::uuid
+		INSERT INTO iot.dynsec_change (adapter_id, priority, device_id)
+			SELECT DISTINCT a.adapter_id::uuid, 0, (old ->> 'device_id')::uuid
 			FROM (VALUES (old ->> 'adapter_id'), (new ->> 'adapter_id')) AS a (adapter_id)
 			WHERE iot_internal.has_dynsec(a.adapter_id::uuid)
 				AND (EXISTS (SELECT FROM iot.device_credential c
@@ -44,8 +45,9 @@ BEGIN
 						WHERE r.adapter_id = a.adapter_id::uuid
 							AND r.device_id = (old ->> 'device_id')::uuid));
 	ELSE
-		INSERT INTO iot.dynsec_change (adapter_id, device_id)
-			SELECT d.adapter_id, d.device_id FROM iot.device d
+		INSERT INTO iot.dynsec_change (adapter_id, priority, device_id)
+			SELECT d.adapter_id, CASE TG_OP WHEN 'INSERT' THEN 1 ELSE 0 END, d.device_id
+			FROM iot.device d
 			WHERE d.device_id = coalesce(new ->> 'device_id', old ->> 'device_id')::uuid
 				AND iot_internal.has_dynsec(d.adapter_id);
 	END IF;
@@ -334,8 +336,8 @@ BEGIN
 		END IF;
 		-- both lists are there: look at everybody who is on them or should be
 		DELETE FROM iot.dynsec_change g WHERE g.adapter_id = talk.adapter_id;
-		INSERT INTO iot.dynsec_change (adapter_id, device_id)
-			SELECT talk.adapter_id, u.device_id FROM (
+		INSERT INTO iot.dynsec_change (adapter_id, priority, device_id)
+			SELECT talk.adapter_id, 1, u.device_id FROM (
 				SELECT c.device_id FROM iot.device_credential c
 					JOIN iot.device d ON d.device_id = c.device_id
 					WHERE d.adapter_id = talk.adapter_id
@@ -396,10 +398,10 @@ BEGIN
 	more := false;
 	FOR change IN
 		SELECT g.device_id, array_agg(g.change_id) AS ids FROM (
-			SELECT w.device_id, w.change_id FROM iot.dynsec_change w
+			SELECT w.device_id, w.priority, w.change_id FROM iot.dynsec_change w
 			WHERE w.adapter_id = dynsec_collect.adapter_id
-			ORDER BY w.change_id LIMIT looked_at) g
-		GROUP BY g.device_id ORDER BY min(g.change_id) LOOP
+			ORDER BY w.priority, w.change_id LIMIT looked_at) g
+		GROUP BY g.device_id ORDER BY min(g.priority), min(g.change_id) LOOP
 		looked := looked + cardinality(change.ids);
 		commands := '[]';
 		of_device := '{}';
@@ -496,8 +498,8 @@ BEGIN
 		PERFORM iot_internal.end_credentials(adapter_id => dynsec_turn.adapter_id);
 		-- whatever was in the way may be gone
 		IF talk.settled_at < clock_timestamp() - interval '1 min' THEN
-			INSERT INTO iot.dynsec_change (adapter_id, device_id)
-				SELECT DISTINCT d.adapter_id, d.device_id
+			INSERT INTO iot.dynsec_change (adapter_id, priority, device_id)
+				SELECT DISTINCT d.adapter_id, 1, d.device_id
 				FROM iot.device_credential c JOIN iot.device d ON d.device_id = c.device_id
 				WHERE c.broker_state = 'refused' AND d.adapter_id = dynsec_turn.adapter_id;
 			UPDATE iot.dynsec s SET settled_at = clock_timestamp()

@@ -70,9 +70,10 @@ BEGIN
 	CREATE TABLE iot.dynsec_change (
 		adapter_id uuid NOT NULL
 			CONSTRAINT dynsec_change_adapter_id_fkey REFERENCES iot.adapter ON DELETE CASCADE,
+		priority smallint NOT NULL,
 		change_id bigint GENERATED ALWAYS AS IDENTITY,
 		device_id uuid NOT NULL,
-		CONSTRAINT dynsec_change_pkey PRIMARY KEY (adapter_id, change_id)
+		CONSTRAINT dynsec_change_pkey PRIMARY KEY (adapter_id, priority, change_id)
 	);
 END
 $install$;

@@ -54,6 +54,8 @@ BEGIN
 	COMMENT ON TABLE iot.dynsec_client IS 'clients of ours that the plugin has';
 	COMMENT ON TABLE iot.dynsec_role IS 'roles of ours that the plugin has';
 	COMMENT ON TABLE iot.dynsec_change IS 'devices that are to be looked at by their adapter';
+	COMMENT ON COLUMN iot.dynsec_change.priority IS
+		'0 for what may lock somebody out, which comes first; else 1';
 	COMMENT ON VIEW iot.device_topic IS 'what a device publishes to and subscribes to';
 	COMMENT ON VIEW iot.broker_authentication IS
 		'who may log in, for a broker that asks the database: sha256 with the salt before the password';

@@ -148,6 +148,27 @@ SELECT is((SELECT count(*) FROM iot.dynsec_change), 1::bigint, 'its adapter is t
 UPDATE iot.device_type SET description = 'x';
 UPDATE iot.device SET description = 'x';
 SELECT is((SELECT count(*) FROM iot.dynsec_change), 1::bigint, 'but of nothing else');
+-- who is to be locked out comes before who is to be let in, however many these are
+SELECT iot.create_device('many-' || n, '{}') FROM generate_series(1, 300) n \g /dev/null
+SELECT iot.create_device_credential('many-' || n) FROM generate_series(1, 300) n \g /dev/null
+SELECT adapter_id AS adapter FROM iot.adapter \gset
+INSERT INTO iot.dynsec_client (adapter_id, username, device_id, credential_id, rolename, disabled)
+	SELECT :'adapter', c.username, c.device_id, c.credential_id, 'iot-device-' || c.username, false
+	FROM iot.device_credential c WHERE c.username = 'many-250';
+INSERT INTO iot.dynsec_role (adapter_id, rolename, device_id, acls)
+	SELECT :'adapter', 'iot-device-' || c.username, c.device_id, iot_internal.dynsec_acls(c.device_id)
+	FROM iot.device_credential c WHERE c.username = 'many-250';
+SELECT iot.disable_device_credential('many-250') \g /dev/null
+SELECT results_eq(
+	format($$SELECT c.value ->> 'command', coalesce(c.value ->> 'username', c.value ->> 'rolename')
+		FROM iot_internal.dynsec_collect(%L, 'tag', 3) w, jsonb_array_elements(w.said) c$$, :'adapter'),
+	$$VALUES ('disableClient', 'many-250'), ('createRole', 'iot-device-kiln'), ('createClient', 'kiln')$$,
+	'who is to be locked out comes first');
+SELECT is((SELECT w.asked::text LIKE '%' || p.password || '%'
+		FROM iot_internal.dynsec_collect(:'adapter', 'tag', 3) w, iot.device_credential_password p
+			JOIN iot.device_credential c USING (credential_id) WHERE c.username = 'kiln'), false,
+	'what is remembered of a request holds no password');
+
 UPDATE iot.device_credential_password SET created_at = now() - interval '8 days';
 CALL iot.maintain();
 SELECT is_empty('SELECT FROM iot.device_credential_password', 'a password waits for a week at most');
@@ -158,6 +179,6 @@ SELECT is((SELECT count(*) FROM iot.check() WHERE finding LIKE 'adapter "mqtt" h
 UPDATE iot.adapter SET enabled = true;
 SELECT is((SELECT count(*) FROM iot.check() WHERE finding LIKE 'adapter "mqtt" has no user name%'),
 	1::bigint, 'an adapter that is anonymous is told');
-SELECT is((SELECT iot.status() #>> '{device_credentials,at_broker,waiting}'), '1', 'status counts them');
+SELECT is((SELECT iot.status() #>> '{device_credentials,at_broker,waiting}'), '301', 'status counts them');
 
 SELECT * FROM finish();
