@@ -68,7 +68,10 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f
 		WHERE t.device_id = dynsec_acls.device_id
 		UNION ALL
 		VALUES ('publishClientSend false 0 #'), ('publishClientSend false 0 $CONTROL/#'),
-			('publishClientReceive false 0 #'), ('subscribePattern false 0 #'),
+			('publishClientReceive false 0 #'),
+			-- "#" stands for names that begin with "$" as well, but not since 2.1
+			('subscribePattern false 0 #'), ('subscribePattern false 0 $share/#'),
+			('subscribePattern false 0 $SYS/#'), ('subscribePattern false 0 $CONTROL/#'),
 			('unsubscribePattern true 0 #')) a
 $function$;
 

@@ -144,7 +144,7 @@ my $ready = $sim->log_size;
 my $time = elapsed(
 	sub {
 		$iot->psql("SELECT iot.disable_device_credential('boiler-1')");
-		$broker->wait_for_log(qr/disconnected by administrative action/, $mark);
+		$broker->wait_for_log(qr/administrative action/, $mark);
 	});
 diag(sprintf 'a disabled device was cut off after %.2f s', $time);
 settled();
@@ -155,7 +155,7 @@ ok(logged_in($one), 'an enabled one does again');
 $sim->wait_ready($ready);
 $mark = $broker->log_size;
 $iot->psql("UPDATE iot.device SET enabled = false WHERE name = 'boiler-1'");
-$broker->wait_for_log(qr/disconnected by administrative action/, $mark);
+$broker->wait_for_log(qr/administrative action/, $mark);
 settled();
 ok(!logged_in($one), 'nor does that of a disabled device');
 $sim->stop;
@@ -241,7 +241,6 @@ is(scalar(grep { $_->{username} eq 'pump-1' } @{ plugin()->{clients} }), 1, 'als
 # a broker that has lost its file: what cannot be made good is told
 $broker->stop;
 unlink $broker->dynsec_file or die $!;
-PostgreSQL::Test::Utils::append_to_file($broker->dynsec_file, '');
 $broker->start;
 $iot->poll("SELECT count(*) = 3 FROM iot.device_credential WHERE broker_state = 'missing'");
 settled();

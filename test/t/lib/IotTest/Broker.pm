@@ -41,6 +41,8 @@ sub new
 
 	$self->write_passwords if $opt{users};
 	$self->{conf} = $opt{shipped} ? $self->shipped_conf : $self->plain_conf;
+	# left to make its file itself, the plugin of 2.1 makes users of its own, too
+	PostgreSQL::Test::Utils::append_to_file($self->dynsec_file, "{}\n") if $opt{shipped};
 	$self->{conf} .= $opt{conf} . "\n" if $opt{conf};
 	$self->write_conf;
 	$self->start unless defined $opt{start} && !$opt{start};
