@@ -1,11 +1,11 @@
 /*
  * delivery.c
- *		From rows of iot.delivery to webhooks and back: taking, sending, recording.
+ *		From rows of iot.delivery to webhooks and mail servers and back: taking, sending, recording.
  *
  * Runs in the notifier.  Take in one transaction, send in none, record in another: a receiver that
  * hangs holds no snapshot and no lock.  An attempt whose outcome could not be recorded is kept and
  * recorded later; one that dies with the process is made again by its successor, so that receivers
- * get a notification at least once and can tell repeats by its Idempotency-Key.
+ * get a notification at least once and can tell repeats by its Idempotency-Key or Message-ID.
  *
  * A receiver that does not answer at all is held: one attempt at a time finds out whether it is
  * back, instead of one per waiting notification.
@@ -21,6 +21,8 @@
 #include "utils/timestamp.h"
 
 #include "bgworker/delivery.h"
+#include "bgworker/email.h"
+#include "bgworker/transfer.h"
 #include "bgworker/webhook.h"
 #include "bgworker/worker.h"
 #include "core/backoff.h"
@@ -35,54 +37,67 @@
 /* What is remembered of a receiver that fails; others have no entry. */
 typedef struct Receiver
 {
-	char		name[IOT_WEBHOOK_NAME_SIZE];
+	IotChannel	channel;
+	char		name[IOT_RECEIVER_NAME_SIZE];
 	IotBackoff	backoff;
 	TimestampTz held_until;		/* 0: not held */
 	TimestampTz used_at;
 } Receiver;
 
-/* A row of webhook_take(), in the caller's memory context. */
+/* A row of webhook_take() or email_take(), in the caller's memory context. */
 typedef struct Taken
 {
-	IotWebhookRequest request;
+	IotChannel	channel;
+	IotWebhookRequest webhook;
+	IotEmail	email;
 	char	   *problem;
 } Taken;
 
 typedef struct TakeArgs
 {
 	MemoryContext context;
-	int			free;
+	int			free[2];		/* per channel */
 	Taken	   *rows;
 	int			count;
 } TakeArgs;
 
+static const char *const channel_names[] = {"webhook", "email"};
+static const char *const receiver_kinds[] = {"webhook", "mail server"};
+static const int channel_max[] = {IOT_WEBHOOK_MAX, IOT_EMAIL_MAX};
+
 static Receiver receivers[RECEIVERS_MAX];
 static int	receiver_count = 0;
 
-/* Outcomes that are not recorded yet.  With those under way never more than IOT_WEBHOOK_MAX. */
-static IotWebhookResult outcomes[IOT_WEBHOOK_MAX];
+/* Outcomes that are not recorded yet.  With those under way never more than IOT_TRANSFER_MAX. */
+static IotTransferResult outcomes[IOT_TRANSFER_MAX];
 static int	outcome_count = 0;
 static TimestampTz record_after = 0;
 static TimestampTz looked_at = 0;
 
-static IotPlan recover = {"SELECT iot_internal.webhook_recover()", 0, {0}};
-static IotPlan take = {
+static IotPlan recover = {"SELECT iot_internal.delivery_recover()", 0, {0}};
+static IotPlan take_webhooks = {
 	"SELECT t.seq, t.webhook, t.url, t.timeout_ms, t.ca_file, t.secret, t.problem, t.event_id,"
 	" t.body FROM iot_internal.webhook_take($1, $2, $3, $4) t",
 	4, {TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID}
 };
+static IotPlan take_emails = {
+	"SELECT t.seq, t.recipient, t.server, t.url, t.timeout_ms, t.ca_file, t.starttls, t.username,"
+	" t.password, t.problem, t.sender, t.address, t.message"
+	" FROM iot_internal.email_take($1, $2, $3) t",
+	3, {TEXTARRAYOID, TEXTARRAYOID, INT4OID}
+};
 static IotPlan record = {
-	"SELECT r.seq, r.webhook, r.status, r.attempts"
-	" FROM iot_internal.webhook_result($1, $2, $3, $4) r",
-	4, {INT8ARRAYOID, TEXTARRAYOID, BOOLARRAYOID, TEXTARRAYOID}
+	"SELECT r.seq, r.channel, r.recipient, r.status, r.attempts"
+	" FROM iot_internal.delivery_result($1, $2, $3, $4, $5, $6) r",
+	6, {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID, BOOLARRAYOID, TEXTARRAYOID}
 };
 
 static Receiver *
-find_receiver(const char *name)
+find_receiver(IotChannel channel, const char *name)
 {
 	for (int i = 0; i < receiver_count; i++)
 	{
-		if (strcmp(receivers[i].name, name) == 0)
+		if (receivers[i].channel == channel && strcmp(receivers[i].name, name) == 0)
 			return &receivers[i];
 	}
 	return NULL;
@@ -90,7 +105,7 @@ find_receiver(const char *name)
 
 /* The entry of a receiver that fails; the one that was quiet for longest makes room. */
 static Receiver *
-add_receiver(const char *name)
+add_receiver(IotChannel channel, const char *name)
 {
 	Receiver   *receiver = &receivers[0];
 
@@ -105,6 +120,7 @@ add_receiver(const char *name)
 		}
 	}
 	memset(receiver, 0, sizeof(*receiver));
+	receiver->channel = channel;
 	strlcpy(receiver->name, name, sizeof(receiver->name));
 	iot_backoff_init(&receiver->backoff, HOLD_BASE_MS, HOLD_CAP_MS,
 					 (uint64) GetCurrentTimestamp());
@@ -113,24 +129,26 @@ add_receiver(const char *name)
 
 /* Learns from an outcome whether its receiver works; one line of log per change. */
 static void
-note_outcome(const IotWebhookResult *result)
+note_outcome(const IotTransferResult *result)
 {
-	Receiver   *receiver = find_receiver(result->webhook);
+	Receiver   *receiver = find_receiver(result->channel, result->receiver);
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (result->ok)
 	{
 		if (receiver != NULL)
 		{
-			ereport(LOG, (errmsg("webhook \"%s\" works again", result->webhook)));
+			ereport(LOG, (errmsg("%s \"%s\" works again", receiver_kinds[result->channel],
+								 result->receiver)));
 			*receiver = receivers[--receiver_count];
 		}
 		return;
 	}
 	if (receiver == NULL)
 	{
-		receiver = add_receiver(result->webhook);
-		ereport(LOG, (errmsg("webhook \"%s\" fails: %s", result->webhook, result->error)));
+		receiver = add_receiver(result->channel, result->receiver);
+		ereport(LOG, (errmsg("%s \"%s\" fails: %s", receiver_kinds[result->channel],
+							 result->receiver, result->error)));
 	}
 	receiver->used_at = now;
 	if (!result->unreachable)
@@ -148,9 +166,9 @@ note_outcome(const IotWebhookResult *result)
 }
 
 static void
-keep_outcome(const IotWebhookResult *result)
+keep_outcome(const IotTransferResult *result)
 {
-	Assert(outcome_count < IOT_WEBHOOK_MAX);
+	Assert(outcome_count < IOT_TRANSFER_MAX);
 	outcomes[outcome_count++] = *result;
 	note_outcome(result);
 }
@@ -175,7 +193,7 @@ recover_body(void *arg)
 	recovered = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 											&isnull));
 	if (recovered > 0)
-		ereport(LOG, (errmsg("%d webhook deliveries were interrupted and are due again",
+		ereport(LOG, (errmsg("%d deliveries were interrupted and are due again",
 							 recovered)));
 }
 
@@ -187,45 +205,58 @@ iot_delivery_start(void)
 
 	if (recovered)
 		return;
-	iot_webhook_init();
-	recovered = iot_try_xact("recover webhook deliveries", 0, recover_body, NULL,
+	iot_transfer_init();
+	recovered = iot_try_xact("recover deliveries", 0, recover_body, NULL,
 							 NULL) == IOT_XACT_DONE;
+}
+
+static Datum
+bool_array(Datum *elements, int count)
+{
+	return PointerGetDatum(construct_array(elements, count, BOOLOID, sizeof(bool), true,
+										   TYPALIGN_CHAR));
 }
 
 static void
 record_body(void *arg)
 {
-	Datum		seqs[IOT_WEBHOOK_MAX];
-	Datum		oks[IOT_WEBHOOK_MAX];
-	const char *names[IOT_WEBHOOK_MAX];
-	const char *errors[IOT_WEBHOOK_MAX];
-	Datum		values[4];
+	Datum		seqs[IOT_TRANSFER_MAX];
+	Datum		oks[IOT_TRANSFER_MAX];
+	Datum		finals[IOT_TRANSFER_MAX];
+	const char *channels[IOT_TRANSFER_MAX];
+	const char *recipients[IOT_TRANSFER_MAX];
+	const char *errors[IOT_TRANSFER_MAX];
+	Datum		values[6];
 	uint64		rows;
 
 	for (int i = 0; i < outcome_count; i++)
 	{
 		seqs[i] = Int64GetDatum(outcomes[i].seq);
 		oks[i] = BoolGetDatum(outcomes[i].ok);
-		names[i] = outcomes[i].webhook;
+		finals[i] = BoolGetDatum(outcomes[i].final);
+		channels[i] = channel_names[outcomes[i].channel];
+		recipients[i] = pg_any_to_server(outcomes[i].recipient, strlen(outcomes[i].recipient),
+										 PG_UTF8);
 		errors[i] = outcomes[i].error;
 	}
 	values[0] = PointerGetDatum(construct_array(seqs, outcome_count, INT8OID, sizeof(int64),
 												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[1] = text_array(names, outcome_count);
-	values[2] = PointerGetDatum(construct_array(oks, outcome_count, BOOLOID, sizeof(bool),
-												true, TYPALIGN_CHAR));
-	values[3] = text_array(errors, outcome_count);
+	values[1] = text_array(channels, outcome_count);
+	values[2] = text_array(recipients, outcome_count);
+	values[3] = bool_array(oks, outcome_count);
+	values[4] = bool_array(finals, outcome_count);
+	values[5] = text_array(errors, outcome_count);
 	rows = iot_plan_execute(&record, values, NULL);
 	for (uint64 i = 0; i < rows; i++)
 	{
 		HeapTuple	row = SPI_tuptable->vals[i];
 		TupleDesc	desc = SPI_tuptable->tupdesc;
-		const char *status = SPI_getvalue(row, desc, 3);
+		const char *status = SPI_getvalue(row, desc, 4);
 
 		ereport(strcmp(status, "FAILED") == 0 ? LOG : DEBUG1,
-				(errmsg("notification %s for webhook \"%s\" is %s after attempt %s",
-						SPI_getvalue(row, desc, 1), SPI_getvalue(row, desc, 2), status,
-						SPI_getvalue(row, desc, 4))));
+				(errmsg("notification %s for %s \"%s\" is %s after attempt %s",
+						SPI_getvalue(row, desc, 1), SPI_getvalue(row, desc, 2),
+						SPI_getvalue(row, desc, 3), status, SPI_getvalue(row, desc, 5))));
 	}
 }
 
@@ -238,7 +269,7 @@ record_outcomes(void)
 	if (outcome_count == 0 || now < record_after)
 		return;
 	/* what was sent was sent, though the copy was paused meanwhile */
-	if (iot_try_xact("record webhook deliveries", IOT_XACT_WHILE_PAUSED, record_body, NULL,
+	if (iot_try_xact("record deliveries", IOT_XACT_WHILE_PAUSED, record_body, NULL,
 					 NULL) != IOT_XACT_DONE)
 	{
 		record_after = TimestampTzPlusMilliseconds(now, RECORD_RETRY_MS);
@@ -252,7 +283,7 @@ record_outcomes(void)
 	outcome_count = 0;
 }
 
-/* In UTF-8, whatever the database's encoding: it is JSON that leaves. */
+/* In UTF-8, whatever the database's encoding, since it leaves; with nothing that the row lacks. */
 static char *
 copy_column(TakeArgs *args, HeapTuple row, TupleDesc desc, int column)
 {
@@ -264,54 +295,108 @@ copy_column(TakeArgs *args, HeapTuple row, TupleDesc desc, int column)
 							   pg_server_to_any(value, (int) strlen(value), PG_UTF8));
 }
 
-static void
-take_body(void *arg)
+static int32
+int_column(HeapTuple row, TupleDesc desc, int column)
 {
-	TakeArgs   *args = arg;
-	const char *busy[IOT_WEBHOOK_MAX + RECEIVERS_MAX * IOT_WEBHOOK_MAX_PER_NAME];
+	bool		isnull;
+
+	return DatumGetInt32(SPI_getbinval(row, desc, column, &isnull));
+}
+
+/* A row of either function, whose first column is seq. */
+static void
+take_row(TakeArgs *args, IotChannel channel, HeapTuple row, TupleDesc desc)
+{
+	Taken	   *taken = &args->rows[args->count++];
+	bool		isnull;
+	int64		seq = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+
+	taken->channel = channel;
+	if (channel == IOT_CHANNEL_WEBHOOK)
+	{
+		taken->webhook.seq = seq;
+		taken->webhook.webhook = copy_column(args, row, desc, 2);
+		taken->webhook.url = copy_column(args, row, desc, 3);
+		taken->webhook.timeout_ms = int_column(row, desc, 4);
+		taken->webhook.ca_file = copy_column(args, row, desc, 5);
+		taken->webhook.secret = copy_column(args, row, desc, 6);
+		taken->problem = copy_column(args, row, desc, 7);
+		taken->webhook.event_id = copy_column(args, row, desc, 8);
+		taken->webhook.body = copy_column(args, row, desc, 9);
+		return;
+	}
+	taken->email.seq = seq;
+	taken->email.recipient = copy_column(args, row, desc, 2);
+	taken->email.server = copy_column(args, row, desc, 3);
+	taken->email.url = copy_column(args, row, desc, 4);
+	taken->email.timeout_ms = int_column(row, desc, 5);
+	taken->email.ca_file = copy_column(args, row, desc, 6);
+	taken->email.starttls = DatumGetBool(SPI_getbinval(row, desc, 7, &isnull));
+	taken->email.username = copy_column(args, row, desc, 8);
+	taken->email.password = copy_column(args, row, desc, 9);
+	taken->problem = copy_column(args, row, desc, 10);
+	taken->email.sender = copy_column(args, row, desc, 11);
+	taken->email.address = copy_column(args, row, desc, 12);
+	taken->email.message = copy_column(args, row, desc, 13);
+}
+
+/*
+ * Takes what is due on one channel.  Receivers that are held are left alone, and of one that was
+ * and may be back, all places but one are called busy.
+ */
+static void
+take_channel(TakeArgs *args, IotChannel channel)
+{
+	const char *busy[IOT_TRANSFER_MAX + RECEIVERS_MAX * IOT_TRANSFER_MAX_PER_RECEIVER];
 	const char *held[RECEIVERS_MAX];
-	int			busy_count;
+	int			busy_count = iot_transfer_under_way(channel, busy);
 	int			held_count = 0;
 	TimestampTz now = GetCurrentTimestamp();
 	Datum		values[4];
 	uint64		rows;
 
-	busy_count = iot_webhook_under_way(busy);
+	if (args->free[channel] <= 0)
+		return;
 	for (int i = 0; i < receiver_count; i++)
 	{
+		if (receivers[i].channel != channel)
+			continue;
 		if (now < receivers[i].held_until)
 			held[held_count++] = receivers[i].name;
 		else if (receivers[i].backoff.attempt > 0)
 		{
-			/* all places but one are taken */
-			for (int k = 1; k < IOT_WEBHOOK_MAX_PER_NAME; k++)
+			for (int k = 1; k < IOT_TRANSFER_MAX_PER_RECEIVER; k++)
 				busy[busy_count++] = receivers[i].name;
 		}
 	}
 	values[0] = text_array(busy, busy_count);
 	values[1] = text_array(held, held_count);
-	values[2] = Int32GetDatum(args->free);
-	values[3] = Int32GetDatum(IOT_WEBHOOK_MAX_PER_NAME);
-	rows = iot_plan_execute(&take, values, NULL);
-	args->rows = MemoryContextAllocZero(args->context, sizeof(Taken) * Max(rows, 1));
+	values[2] = Int32GetDatum(channel == IOT_CHANNEL_WEBHOOK ? args->free[channel] :
+							  IOT_TRANSFER_MAX_PER_RECEIVER);
+	values[3] = Int32GetDatum(IOT_TRANSFER_MAX_PER_RECEIVER);
+	rows = iot_plan_execute(channel == IOT_CHANNEL_WEBHOOK ? &take_webhooks : &take_emails, values,
+							NULL);
 	for (uint64 i = 0; i < rows; i++)
-	{
-		HeapTuple	row = SPI_tuptable->vals[i];
-		TupleDesc	desc = SPI_tuptable->tupdesc;
-		Taken	   *taken = &args->rows[i];
-		bool		isnull;
+		take_row(args, channel, SPI_tuptable->vals[i], SPI_tuptable->tupdesc);
+}
 
-		taken->request.seq = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
-		taken->request.webhook = copy_column(args, row, desc, 2);
-		taken->request.url = copy_column(args, row, desc, 3);
-		taken->request.timeout_ms = DatumGetInt32(SPI_getbinval(row, desc, 4, &isnull));
-		taken->request.ca_file = copy_column(args, row, desc, 5);
-		taken->request.secret = copy_column(args, row, desc, 6);
-		taken->problem = copy_column(args, row, desc, 7);
-		taken->request.event_id = copy_column(args, row, desc, 8);
-		taken->request.body = copy_column(args, row, desc, 9);
-	}
-	args->count = (int) rows;
+static void
+take_body(void *arg)
+{
+	TakeArgs   *args = arg;
+
+	args->rows = MemoryContextAllocZero(args->context, sizeof(Taken) * IOT_TRANSFER_MAX);
+	args->count = 0;
+	take_channel(args, IOT_CHANNEL_WEBHOOK);
+	take_channel(args, IOT_CHANNEL_EMAIL);
+}
+
+static bool
+start_one(const Taken *taken)
+{
+	return taken->problem == NULL && (taken->channel == IOT_CHANNEL_WEBHOOK ?
+									  iot_webhook_start(&taken->webhook) :
+									  iot_email_start(&taken->email));
 }
 
 static void
@@ -319,20 +404,30 @@ start_due(void)
 {
 	TakeArgs	args = {.context = CurrentMemoryContext};
 
-	args.free = IOT_WEBHOOK_MAX - iot_webhook_under_way(NULL) - outcome_count;
-	if (args.free <= 0 ||
-		iot_try_xact("take webhook deliveries", 0, take_body, &args, NULL) != IOT_XACT_DONE)
+	for (int channel = 0; channel < lengthof(args.free); channel++)
+	{
+		args.free[channel] = channel_max[channel] - iot_transfer_under_way(channel, NULL);
+		for (int i = 0; i < outcome_count; i++)
+			args.free[channel] -= outcomes[i].channel == channel ? 1 : 0;
+	}
+	if ((args.free[IOT_CHANNEL_WEBHOOK] <= 0 && args.free[IOT_CHANNEL_EMAIL] <= 0) ||
+		iot_try_xact("take deliveries", 0, take_body, &args, NULL) != IOT_XACT_DONE)
 		return;
 	for (int i = 0; i < args.count; i++)
 	{
 		Taken	   *taken = &args.rows[i];
-		IotWebhookResult failed = {.seq = taken->request.seq};
+		bool		webhook = taken->channel == IOT_CHANNEL_WEBHOOK;
+		IotTransferResult failed = {.channel = taken->channel};
 
-		if (taken->problem == NULL && iot_webhook_start(&taken->request))
+		if (start_one(taken))
 			continue;
-		strlcpy(failed.webhook, taken->request.webhook, sizeof(failed.webhook));
+		failed.seq = webhook ? taken->webhook.seq : taken->email.seq;
+		strlcpy(failed.receiver, webhook ? taken->webhook.webhook : taken->email.server,
+				sizeof(failed.receiver));
+		strlcpy(failed.recipient, webhook ? taken->webhook.webhook : taken->email.recipient,
+				sizeof(failed.recipient));
 		strlcpy(failed.error,
-				taken->problem != NULL ? taken->problem : "the request could not be started",
+				taken->problem != NULL ? taken->problem : "the transfer could not be started",
 				sizeof(failed.error));
 		keep_outcome(&failed);
 	}
@@ -345,8 +440,8 @@ start_due(void)
 void
 iot_delivery_turn(bool look_now)
 {
-	IotWebhookResult results[IOT_WEBHOOK_MAX];
-	int			ended = iot_webhook_turn(results);
+	IotTransferResult results[IOT_TRANSFER_MAX];
+	int			ended = iot_transfer_turn(results);
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < ended; i++)
@@ -356,10 +451,10 @@ iot_delivery_turn(bool look_now)
 	{
 		looked_at = now;
 		start_due();
-		/* a request that could not start is an outcome as well */
+		/* a transfer that could not start is an outcome as well */
 		record_outcomes();
 		/* libcurl asks to be called once for each that did */
-		ended = iot_webhook_turn(results);
+		ended = iot_transfer_turn(results);
 		for (int i = 0; i < ended; i++)
 			keep_outcome(&results[i]);
 	}
@@ -369,5 +464,5 @@ iot_delivery_turn(bool look_now)
 long
 iot_delivery_timeout_ms(void)
 {
-	return outcome_count > 0 && record_after == 0 ? 0 : iot_webhook_timeout_ms();
+	return outcome_count > 0 && record_after == 0 ? 0 : iot_transfer_timeout_ms();
 }

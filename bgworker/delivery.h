@@ -1,6 +1,6 @@
 /*
  * delivery.h
- *		From rows of iot.delivery to webhooks and back: taking, sending, recording.
+ *		From rows of iot.delivery to webhooks and mail servers and back: taking, sending, recording.
  */
 #ifndef IOT_DELIVERY_H
 #define IOT_DELIVERY_H

@@ -24,7 +24,7 @@
 
 #include "bgworker/delivery.h"
 #include "bgworker/supervisor.h"
-#include "bgworker/webhook.h"
+#include "bgworker/transfer.h"
 #include "bgworker/worker.h"
 #include "iot.h"
 #include "login.h"
@@ -40,6 +40,7 @@
 #define SILENCE_MAX			1000	/* devices of a sweep */
 #define ALARM_SWEEP_MAX		1000	/* alarm states of a sweep */
 #define ORPHANS_INTERVAL_MS	10000	/* alarms that were opened beside a change of their rule */
+#define ESCALATE_MAX		100		/* steps and reminders, in a transaction */
 #define PUSH_DUE_MAX		100		/* push deliveries: each is a write for nobody who listens */
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
@@ -53,11 +54,12 @@
 
 typedef struct Window
 {
+	IotPlan    *plan;
 	int			max;
 	int			events;
 	int			notifications;
 	int			pushes;
-	int			webhooks;
+	int			transfers;
 } Window;
 
 typedef struct Notifier
@@ -67,7 +69,7 @@ typedef struct Notifier
 	int64		notify_after;	/* of the worker's clock, like the others */
 	bool		backlog;		/* the log was not read to its end */
 	bool		hint;			/* push daemons are to be told */
-	bool		webhooks;		/* new deliveries for webhooks were written */
+	bool		transfers;		/* new deliveries to webhooks or by e-mail were written */
 	int64		swept_at;
 	bool		sweep_again;
 	int64		orphans_at;
@@ -83,8 +85,13 @@ typedef struct Notifier
 } Notifier;
 
 static IotPlan notify = {
-	"SELECT n.events, n.notifications, n.pushes, n.webhooks"
+	"SELECT n.events, n.notifications, n.pushes, n.transfers"
 	" FROM iot_internal.notify_events($1) n",
+	1, {INT4OID}
+};
+static IotPlan escalate = {
+	"SELECT n.events, n.notifications, n.pushes, n.transfers"
+	" FROM iot_internal.escalate(clock_timestamp(), $1) n",
 	1, {INT4OID}
 };
 static IotPlan skip = {"SELECT iot_internal.notify_skip($1)", 1, {TEXTOID}};
@@ -152,11 +159,11 @@ notify_body(void *arg)
 {
 	Window	   *window = arg;
 	int		   *fields[] = {
-		&window->events, &window->notifications, &window->pushes, &window->webhooks
+		&window->events, &window->notifications, &window->pushes, &window->transfers
 	};
 	Datum		max = Int32GetDatum(window->max);
 
-	iot_plan_execute(&notify, &max, NULL);
+	iot_plan_execute(window->plan, &max, NULL);
 	for (int i = 0; i < lengthof(fields); i++)
 	{
 		bool		isnull;
@@ -164,6 +171,15 @@ notify_body(void *arg)
 		*fields[i] = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
 												 i + 1, &isnull));
 	}
+}
+
+/* What was written is to be delivered. */
+static void
+take_written(Notifier *notifier, const Window *window)
+{
+	iot_worker_slot_count(IOT_COUNT_NOTIFICATIONS, window->notifications);
+	notifier->hint |= window->pushes > 0;
+	notifier->transfers |= window->transfers > 0;
 }
 
 static void
@@ -197,7 +213,7 @@ notify_of_events(Notifier *notifier)
 		return;
 	do
 	{
-		Window		window = {.max = notifier->window};
+		Window		window = {.plan = &notify, .max = notifier->window};
 		IotXactError error;
 		int64		began = iot_worker_clock_ms();
 		IotXactOutcome outcome = iot_try_xact("notify of events", 0, notify_body, &window, &error);
@@ -215,9 +231,7 @@ notify_of_events(Notifier *notifier)
 		{
 			notifier->found += window.events;
 			iot_worker_slot_count(IOT_COUNT_EVENTS, window.events);
-			iot_worker_slot_count(IOT_COUNT_NOTIFICATIONS, window.notifications);
-			notifier->hint |= window.pushes > 0;
-			notifier->webhooks |= window.webhooks > 0;
+			take_written(notifier, &window);
 			notifier->backlog = window.events == window.max;
 			if (took > WINDOW_SLOW_MS)
 				notifier->window = Max(notifier->window / 2, 1);
@@ -290,12 +304,13 @@ expire_body(void *arg)
 
 /*
  * What falls due by time alone: commands at their deadline, the next ones of batches, devices that
- * say nothing, alarms, push deliveries nobody took.
+ * say nothing, alarms, whom to tell of alarms that nobody acknowledges, push deliveries nobody took.
  */
 static void
 sweep(Notifier *notifier)
 {
 	Expired		expired = {.context = notifier->cycle_cxt};
+	Window		due = {.plan = &escalate, .max = ESCALATE_MAX};
 	Datum		answer;
 
 	if (!notifier->sweep_again &&
@@ -324,6 +339,11 @@ sweep(Notifier *notifier)
 	/* they could write nothing themselves; told of in memory, so that mostly nothing is asked */
 	if (iot_login_failures_waiting())
 		(void) ask("record failed logins", 0, &record_failed_logins, (Datum) 0, &answer);
+	if (iot_try_xact("remind and escalate", 0, notify_body, &due, NULL) == IOT_XACT_DONE)
+	{
+		take_written(notifier, &due);
+		notifier->sweep_again |= due.events >= ESCALATE_MAX;
+	}
 	if (ask("look for waiting push deliveries", 0, &push_due, Int32GetDatum(PUSH_DUE_MAX), &answer))
 		notifier->hint |= DatumGetInt32(answer) > 0;
 }
@@ -401,12 +421,12 @@ static long
 next_wakeup_ms(const Notifier *notifier)
 {
 	long		timeout = iot_poll_interval;
-	long		webhooks = iot_delivery_timeout_ms();
+	long		transfers = iot_delivery_timeout_ms();
 
 	if (notifier->backlog || notifier->sweep_again || notifier->maintaining ||
 		notifier->trim_again || notifier->rolling_up)
 		return 0;
-	return webhooks >= 0 ? Min(timeout, webhooks) : timeout;
+	return transfers >= 0 ? Min(timeout, transfers) : timeout;
 }
 
 /*
@@ -418,7 +438,7 @@ static void
 rest(Notifier *notifier)
 {
 	int64		began = iot_worker_clock_ms();
-	uint32		woken = iot_worker_wait(WL_SOCKET_READABLE, iot_webhook_socket(),
+	uint32		woken = iot_worker_wait(WL_SOCKET_READABLE, iot_transfer_socket(),
 										next_wakeup_ms(notifier));
 
 	notifier->empty_turns = notifier->found == 0 ? notifier->empty_turns + 1 : 0;
@@ -449,8 +469,8 @@ iot_notifier_main(Datum arg)
 		notify_of_events(&notifier);
 		send_hint(&notifier);
 		iot_delivery_start();
-		iot_delivery_turn(notifier.webhooks);
-		notifier.webhooks = false;
+		iot_delivery_turn(notifier.transfers);
+		notifier.transfers = false;
 		sweep(&notifier);
 		send_hint(&notifier);
 		supervisor_tick();

@@ -24,7 +24,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 		'command_id', 'request_id', 'parameter', 'action', 'value', 'target_value',
 		'previous_value', 'unit', 'version', 'attempts', 'superseded', 'error', 'reason',
 		'alarm_id', 'alarm_rule_id', 'rule', 'severity', 'previous_severity', 'message', 'opened_at',
-		'changed_at', 'closed_at', 'comment', 'assignee', 'errors', 'failed_at']
+		'changed_at', 'closed_at', 'comment', 'assignee', 'errors', 'failed_at', 'step', 'reminder']
 $$;
 
 -- Raises an error for a template that names what no event has.
@@ -86,7 +86,7 @@ END
 $$;
 
 -- Whether a user may be sent a push notification now: of its audience, allowed to view the device,
--- and not told of the same event by an earlier one.
+-- not told of the same event by an earlier one, and neither muted nor in quiet hours.
 CREATE OR REPLACE FUNCTION iot_internal.may_receive(p_username text, p_seq bigint) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 	SELECT EXISTS (
@@ -97,7 +97,11 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 			AND NOT EXISTS (
 				SELECT FROM iot.notification p
 				WHERE p.event_id = n.event_id AND p.channel = 'push' AND p.seq < n.seq
-					AND iot_internal.in_audience(p_username, p.audience, p.username)))
+					AND iot_internal.in_audience(p_username, p.audience, p.username))
+			AND NOT EXISTS (
+				SELECT FROM iot.delivery d
+				WHERE d.seq = n.seq AND d.channel = 'push' AND d.recipient = p_username
+					AND d.not_before > statement_timestamp()))
 $$;
 
 -- Users who may view everything, by their role.
@@ -111,7 +115,7 @@ END
 $$;
 
 -- Who gets a delivery of their own: the known users of the audience who may view the device, or a
--- webhook.  '*' where a push has an audience but knows none of its members yet: whoever turns up
+-- webhook; by e-mail, those who have an address.  '*' where a push has an audience but knows none of its members yet: whoever turns up
 -- and is eligible takes it.  Nobody at all where there never can be a taker.
 CREATE OR REPLACE FUNCTION iot_internal.audience_recipients(p_channel text, p_audience text,
 	p_author text, p_device_id uuid, p_admins text[]) RETURNS SETOF text
@@ -150,6 +154,10 @@ BEGIN
 			UNION
 			SELECT a.username FROM unnest(p_admins) AS a(username));
 	END IF;
+	IF p_channel = 'email' THEN
+		candidates := ARRAY(SELECT u.username FROM iot.app_user u
+			WHERE u.username = ANY (candidates) AND u.enabled AND u.email IS NOT NULL);
+	END IF;
 	IF p_device_id IS NULL THEN
 		RETURN QUERY SELECT c.username FROM unnest(candidates) AS c(username)
 			WHERE iot_internal.is_admin_role(c.username);
@@ -157,7 +165,7 @@ BEGIN
 		RETURN QUERY SELECT candidates[v.ordinal]
 			FROM iot_internal.push_viewers(ARRAY[p_device_id], candidates) AS v;
 	END IF;
-	IF NOT FOUND THEN
+	IF NOT FOUND AND p_channel = 'push' THEN
 		RETURN NEXT '*';
 	END IF;
 END
@@ -173,13 +181,30 @@ BEGIN
 END
 $$;
 
+-- How a delivery begins: at once, at the end of the recipient's quiet hours, or never.
+CREATE OR REPLACE FUNCTION iot_internal.first_attempt(p_channel text, p_recipient text,
+	p_holders text[], p_event text, p_device_id uuid, p_severity text, p_now timestamptz,
+	OUT status text, OUT attempts integer, OUT next_attempt_at timestamptz, OUT not_before timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF p_channel <> 'webhook' AND p_recipient = ANY (p_holders) THEN
+		not_before := iot_internal.hold_until(p_recipient, p_event, p_device_id, p_severity, p_now);
+	END IF;
+	status := CASE WHEN not_before = 'infinity' THEN 'MUTED' ELSE 'PENDING' END;
+	-- the notifier hints at a new push at once: that is its first attempt
+	attempts := CASE WHEN p_channel = 'push' AND not_before IS NULL THEN 1 ELSE 0 END;
+	next_attempt_at := coalesce(not_before, clock_timestamp() + attempts * interval '1 s');
+END
+$$;
+
 -- Reads the next events of consumer "notifier" and writes what their rules say.  Cursor and
 -- effects share the caller's transaction, so that each event is notified of exactly once.  Fewer
--- events than asked for means that the log is drained.  Plans are generic, since planning for the
+-- events than asked for means that the log is drained; transfers are what is to be sent by HTTP or
+-- SMTP at once.  Plans are generic, since planning for the
 -- arrays at hand would cost more than it saves: what is joined has a row per event and rule, of
 -- which a window should have hundreds at most; only lists of recipients may be long.
 CREATE OR REPLACE FUNCTION iot_internal.notify_events(max_events integer,
-	OUT events integer, OUT notifications integer, OUT pushes integer, OUT webhooks integer)
+	OUT events integer, OUT notifications integer, OUT pushes integer, OUT transfers integer)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan AS $$
 DECLARE
@@ -190,10 +215,11 @@ DECLARE
 	payloads jsonb[];
 	times timestamptz[];
 	admins text[];
+	holders text[];
 BEGIN
 	notifications := 0;
 	pushes := 0;
-	webhooks := 0;
+	transfers := 0;
 
 	-- A statement of its own: the next one's snapshot then holds the rows, such as the device,
 	-- that came with the events.
@@ -206,6 +232,7 @@ BEGIN
 	END IF;
 
 	admins := iot_internal.admin_usernames();
+	holders := iot_internal.holders();
 
 	WITH read AS MATERIALIZED (
 		SELECT DISTINCT ON (u.event_id) u.id, u.event_id, u.type, u.device_id, u.created_at,
@@ -250,41 +277,41 @@ BEGIN
 			GROUP BY f.id, f.rank
 	), written AS (
 		INSERT INTO iot.notification (event_id, event, channel, audience, username, device_id,
-				device, title, body, event_at)
+				device, title, body, texts, event_at)
 			SELECT m.event_id, m.type, m.channel, m.audience, m.author, m.device_id, n.device,
-					left(btrim(iot_internal.render_template(m.title, v.vals)), 300),
-					m.payload || CASE WHEN m.body = '' THEN '{}' ELSE jsonb_build_object('text',
-						left(btrim(iot_internal.render_template(m.body, v.vals)), 4000)) END,
+					w.title, w.body,
+					CASE WHEN m.channel <> 'webhook'
+						THEN iot_internal.kept_texts(m.rule_id, m.title, m.body) END,
 					m.created_at
 				FROM told t
 					JOIN matched m ON m.id = t.id AND m.rank = t.rank
 					CROSS JOIN LATERAL (
 						SELECT coalesce(m.device_name, m.payload ->> 'device') AS device) AS n
-					CROSS JOIN LATERAL (
-						SELECT m.payload || jsonb_build_object('event', m.type,
-							'event_id', m.event_id, 'device', n.device, 'device_id', m.device_id,
-							'username', m.author, 'at', iot_internal.utc_text(m.created_at))
-							AS vals) AS v
+					CROSS JOIN LATERAL iot_internal.render_words(m.title, m.body, m.payload,
+						iot_internal.event_values(m.type, m.event_id, n.device, m.device_id,
+							m.author, m.created_at, m.payload)) AS w
 				ORDER BY m.id, m.rank
 			RETURNING seq, event_id, channel, audience
 	), due AS (
-		-- the notifier hints at a new push at once: that is its first attempt
-		INSERT INTO iot.delivery (seq, channel, recipient, attempts, next_attempt_at)
-			SELECT w.seq, w.channel, r.recipient,
-					CASE w.channel WHEN 'push' THEN 1 ELSE 0 END,
-					clock_timestamp() + CASE w.channel WHEN 'push' THEN interval '1 s'
-						ELSE interval '0' END
+		INSERT INTO iot.delivery (seq, channel, recipient, status, attempts, next_attempt_at, not_before)
+			SELECT w.seq, w.channel, r.recipient, f.status, f.attempts, f.next_attempt_at, f.not_before
 				FROM written w
 					JOIN matched m ON m.event_id = w.event_id AND m.channel = w.channel
 						AND m.audience = w.audience
 					JOIN told t ON t.id = m.id AND t.rank = m.rank
 					CROSS JOIN LATERAL unnest(t.recipients) AS r(recipient)
-			RETURNING channel
+					CROSS JOIN LATERAL iot_internal.first_attempt(w.channel, r.recipient, holders,
+						m.type, m.device_id, m.payload ->> 'severity', clock_timestamp()) AS f
+			RETURNING channel, not_before
 	)
 	SELECT (SELECT count(*) FROM written), count(*) FILTER (WHERE d.channel = 'push'),
-			count(*) FILTER (WHERE d.channel = 'webhook')
-		INTO notifications, pushes, webhooks
-		FROM due d;
+			count(*) FILTER (WHERE d.channel <> 'push')
+		INTO notifications, pushes, transfers
+		FROM due d WHERE d.not_before IS NULL;
+
+	IF event_types && ARRAY['alarm.opened', 'alarm.severity_changed'] THEN
+		PERFORM iot_internal.begin_escalation(event_types, device_ids, payloads, times);
+	END IF;
 END
 $$;
 
@@ -307,131 +334,6 @@ BEGIN
 END
 $$;
 
--- Counts another attempt for push deliveries that nobody has taken; the notifier then hints at
--- them.  1 s, 2 s, 4 s ... 60 s apart.  At most so many at once: a daemon that hears a hint reads
--- all that is pending anyhow.
---
--- What is due is judged by the time of the statement, which an index can be searched by; the clock
--- itself, being different for each row, would have every pending row read.  Plans are kept, and made
--- when the table may be empty still: they must not be those for a small one.
-CREATE OR REPLACE FUNCTION iot_internal.push_due(max_deliveries integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$
-DECLARE
-	due integer;
-BEGIN
-	UPDATE iot.delivery d
-		SET attempts = d.attempts + 1,
-			next_attempt_at = clock_timestamp()
-				+ least(power(2, least(d.attempts, 10)), 60) * interval '1 s',
-			last_error = 'no eligible user was connected'
-		FROM (SELECT q.seq, q.channel, q.recipient FROM iot.delivery q
-				WHERE q.status = 'PENDING' AND q.channel = 'push'
-					AND q.next_attempt_at <= statement_timestamp()
-				ORDER BY q.next_attempt_at LIMIT max_deliveries
-				FOR UPDATE SKIP LOCKED) AS p
-		WHERE d.seq = p.seq AND d.channel = p.channel AND d.recipient = p.recipient;
-	GET DIAGNOSTICS due = ROW_COUNT;
-	RETURN due;
-END
-$$;
-
--- Takes webhook deliveries that are due, as the start of an attempt each: the caller commits, then
--- talks.  busy has the webhook's name once per attempt under way, held those to leave alone for
--- now.  A notifier that dies leaves started_at behind and the attempt falls due again.
-CREATE OR REPLACE FUNCTION iot_internal.webhook_take(busy text[], held text[], max_attempts integer,
-	max_per_webhook integer)
-RETURNS TABLE (seq bigint, webhook text, attempt integer, url text, timeout_ms integer,
-	ca_file text, secret text, problem text, event_id uuid, body text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$
-#variable_conflict use_column
-BEGIN
-	RETURN QUERY
-	WITH taken AS (
-		UPDATE iot.delivery d
-			SET attempts = d.attempts + 1,
-				started_at = clock_timestamp(),
-				next_attempt_at = clock_timestamp() + x.timeout + interval '10 s'
-			FROM (SELECT q.seq, w.name, w.url, w.options,
-						coalesce((w.options ->> 'timeout')::interval, interval '10 s') AS timeout
-					FROM iot.webhook w
-						CROSS JOIN LATERAL (
-							SELECT p.seq FROM iot.delivery p
-							WHERE p.channel = 'webhook' AND p.recipient = w.name
-								AND p.status = 'PENDING' AND p.next_attempt_at <= statement_timestamp()
-							ORDER BY p.next_attempt_at
-							LIMIT greatest(0, webhook_take.max_per_webhook
-								- cardinality(array_positions(webhook_take.busy, w.name)))
-							FOR UPDATE SKIP LOCKED) AS q
-					WHERE w.enabled AND w.name <> ALL (webhook_take.held)
-					LIMIT webhook_take.max_attempts) AS x
-			WHERE d.seq = x.seq AND d.channel = 'webhook' AND d.recipient = x.name
-			RETURNING d.seq, x.name, d.attempts, x.url, x.options, x.timeout)
-	SELECT t.seq, t.name, t.attempts, t.url,
-			(extract(epoch FROM t.timeout) * 1000)::integer,
-			t.options ->> 'ca_file', s.value,
-			CASE WHEN t.options ? 'secret' AND s.value IS NULL
-				THEN format('secret "%s" does not exist', t.options ->> 'secret') END,
-			n.event_id,
-			jsonb_build_object('event_id', n.event_id, 'seq', n.seq, 'event', n.event,
-				'device', n.device, 'device_id', n.device_id, 'username', n.username,
-				'title', n.title, 'at', iot_internal.utc_text(n.event_at), 'data', n.body)::text
-		FROM taken t
-			JOIN iot.notification n ON n.seq = t.seq
-			LEFT JOIN iot.secret s ON s.name = t.options ->> 'secret';
-END
-$$;
-
--- Records how attempts ended.  A failed one is tried again 1 s, 2 s, 4 s ... 10 min later, less up
--- to half by chance, until the webhook's max_attempts are used up.
-CREATE OR REPLACE FUNCTION iot_internal.webhook_result(seqs bigint[], webhooks text[],
-	oks boolean[], errors text[])
-RETURNS TABLE (seq bigint, webhook text, status text, attempts integer)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off AS $$
-#variable_conflict use_column
-BEGIN
-	RETURN QUERY
-	UPDATE iot.delivery d
-		SET status = r.status,
-			started_at = NULL,
-			delivered_at = CASE r.status WHEN 'DELIVERED' THEN clock_timestamp() END,
-			last_error = CASE WHEN r.status = 'DELIVERED' THEN d.last_error
-				ELSE left(r.error, 1000) END,
-			next_attempt_at = clock_timestamp()
-				+ least(power(2, least(r.attempts - 1, 20)), 600) * (0.5 + random() / 2)
-					* interval '1 s'
-		FROM (SELECT q.seq, q.recipient, q.attempts, u.error,
-					CASE WHEN u.ok THEN 'DELIVERED'
-						WHEN w.name IS NULL THEN 'FAILED'
-						WHEN q.attempts >= coalesce((w.options ->> 'max_attempts')::integer, 12)
-							THEN 'FAILED'
-						ELSE 'PENDING' END AS status
-				FROM unnest(seqs, webhook_result.webhooks, oks, errors)
-						AS u(seq, name, ok, error)
-					JOIN iot.delivery q ON q.seq = u.seq AND q.channel = 'webhook'
-						AND q.recipient = u.name AND q.status = 'PENDING'
-					LEFT JOIN iot.webhook w ON w.name = u.name) AS r
-		WHERE d.seq = r.seq AND d.channel = 'webhook' AND d.recipient = r.recipient
-		RETURNING d.seq, d.recipient, d.status, d.attempts;
-END
-$$;
-
--- Makes attempts that a dead notifier left under way due at once.  For its successor's start.
-CREATE OR REPLACE FUNCTION iot_internal.webhook_recover() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-DECLARE
-	recovered integer;
-BEGIN
-	UPDATE iot.delivery d
-		SET started_at = NULL, next_attempt_at = clock_timestamp()
-		WHERE d.channel = 'webhook' AND d.status = 'PENDING' AND d.started_at IS NOT NULL;
-	GET DIAGNOSTICS recovered = ROW_COUNT;
-	RETURN recovered;
-END
-$$;
-
 CREATE OR REPLACE FUNCTION iot.notifications(after_seq bigint DEFAULT 0)
 RETURNS TABLE (seq bigint, event text, device text, at timestamptz, title text, body jsonb,
 	username text, read boolean)
@@ -442,8 +344,12 @@ DECLARE
 	read_to bigint := coalesce((SELECT r.up_to_seq FROM iot.notification_read r
 		WHERE r.username = me), 0);
 	audiences text[];
+	my_language text;
+	my_time_zone text;
 	nothing CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
 BEGIN
+	SELECT u.language, u.time_zone INTO my_language, my_time_zone
+		FROM iot.app_user u WHERE u.username = me;
 	-- Audiences are few: each is judged once.  "author" depends on the row.
 	audiences := ARRAY(
 		WITH used AS MATERIALIZED (
@@ -454,7 +360,8 @@ BEGIN
 	RETURN QUERY
 	WITH addressed AS MATERIALIZED (
 		SELECT n.seq, n.event_id, n.event, n.device, n.device_id, n.event_at, n.title, n.body,
-				n.username
+				n.username, n.texts IS NOT NULL
+					AND coalesce(my_language, my_time_zone) IS NOT NULL AS varies
 			FROM iot.notification n
 			WHERE n.channel = 'push' AND n.seq > notifications.after_seq
 				AND (n.audience = ANY (audiences) OR (n.audience = 'author' AND n.username = me))
@@ -464,8 +371,10 @@ BEGIN
 		SELECT coalesce(d.device_id, nothing) AS device_id FROM about d
 			WHERE iot_internal.may_be_told(me, d.device_id)
 	)
-	SELECT a.seq, a.event, a.device, a.event_at, a.title, a.body, a.username, a.seq <= read_to
+	SELECT a.seq, a.event, a.device, a.event_at, CASE WHEN a.varies THEN l.title ELSE a.title END,
+			CASE WHEN a.varies THEN l.body ELSE a.body END, a.username, a.seq <= read_to
 		FROM addressed a
+			LEFT JOIN LATERAL iot_internal.localized(a.seq, my_language, my_time_zone) AS l ON a.varies
 			JOIN viewable v ON v.device_id = coalesce(a.device_id, nothing)
 		WHERE NOT EXISTS (
 			SELECT FROM iot.notification p

@@ -151,6 +151,8 @@ BEGIN
 		UPDATE iot.command_batch b SET status = 'PAUSED'
 			FROM iot.epoch e
 			WHERE b.finished_at IS NULL AND b.status = 'RUNNING' AND b.created_at < e.created_at;
+		-- the original goes on reminding of its alarms, and escalating them
+		DELETE FROM iot.escalation s USING iot.epoch e WHERE s.created_at < e.created_at;
 		UPDATE iot.epoch SET paused = false;
 	ELSE
 		RAISE EXCEPTION 'iot cannot be resumed: its state is "%"', state

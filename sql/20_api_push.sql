@@ -61,6 +61,10 @@ BEGIN
 			FROM iot_internal.push_viewers(
 				ARRAY(SELECT DISTINCT p.device_id FROM page p WHERE p.device_id IS NOT NULL),
 				usernames) AS v
+	), held AS MATERIALIZED (
+		-- muted, or put off to the end of quiet hours
+		SELECT d.seq, d.recipient FROM iot.delivery d
+			WHERE d.seq = ANY (seqs) AND d.channel = 'push' AND d.not_before > statement_timestamp()
 	), candidate AS (
 		SELECT p.seq, p.event_id, p.audience, p.author, v.ordinal, v.username
 			FROM page p JOIN viewer v ON v.device_id = p.device_id
@@ -84,8 +88,9 @@ BEGIN
 	)
 	SELECT a.seq, array_agg(a.ordinal ORDER BY a.ordinal)
 		FROM addressed a
+			LEFT JOIN held h ON h.seq = a.seq AND h.recipient = a.username
 		-- whom an earlier notification tells of the same event is not told again
-		WHERE NOT EXISTS (
+		WHERE h.seq IS NULL AND NOT EXISTS (
 			SELECT FROM iot.notification e
 			WHERE e.event_id = a.event_id AND e.channel = 'push' AND e.seq < a.seq
 				AND iot_internal.in_audience(a.username, e.audience, e.username)
@@ -150,8 +155,8 @@ BEGIN
 END
 $function$;
 
--- The notifications of a page, as events of the protocol.  page has the sequence numbers in order;
--- each is left out unless there is a recipient.
+-- The notifications of a page, as events of the protocol.  Each is left out unless there is a
+-- recipient, and comes once for all who read the same words.
 CREATE OR REPLACE FUNCTION iot_internal.push_events(seqs bigint[], usernames text[])
 RETURNS TABLE (seq bigint, event text, device text, device_group text, recipients integer[],
 	message text)
@@ -160,11 +165,24 @@ SET search_path = pg_catalog, pg_temp AS $function$
 #variable_conflict use_column
 BEGIN
 	RETURN QUERY
-	SELECT n.seq, n.event, n.device, g.name, e.recipients,
+	SELECT n.seq, n.event, n.device, g.name, w.recipients,
 			json_build_object('op', 'event', 'seq', n.seq, 'event', n.event, 'device', n.device,
-				'at', iot_internal.utc_text(n.event_at), 'title', n.title, 'data', n.body)::text
+				'at', iot_internal.utc_text(n.event_at), 'title', coalesce(l.title, n.title),
+				'data', coalesce(l.body, n.body))::text
 		FROM iot_internal.push_eligible(seqs, usernames) AS e
 			JOIN iot.notification n ON n.seq = e.seq
+			CROSS JOIN LATERAL (
+				SELECT NULL::text AS language, NULL::text AS time_zone, e.recipients
+					WHERE n.texts IS NULL
+				UNION ALL
+				-- as many messages as there are languages and zones among the recipients
+				SELECT u.language, u.time_zone, array_agg(r.ordinal ORDER BY r.ordinal)
+					FROM unnest(e.recipients) AS r (ordinal)
+						LEFT JOIN iot.app_user u ON u.username = usernames[r.ordinal]
+					WHERE n.texts IS NOT NULL
+					GROUP BY u.language, u.time_zone) AS w
+			LEFT JOIN LATERAL iot_internal.localized(n.seq, w.language, w.time_zone) AS l
+				ON coalesce(w.language, w.time_zone) IS NOT NULL
 			LEFT JOIN iot.device d ON d.device_id = n.device_id
 			LEFT JOIN iot.device_group g ON g.device_group_id = d.device_group_id;
 END

@@ -453,6 +453,28 @@ BEGIN
 END
 $function$;
 
+-- Addresses as browsers know them, ASCII alone: no quotes, no brackets, nothing that could end a line
+-- or begin another address.
+CREATE OR REPLACE FUNCTION iot_internal.is_mail_address(address text) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN length(address) <= 254 AND address ~
+		'^[A-Za-z0-9.!#$%&''*+/=?^_`{|}~-]{1,64}@[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$';
+END
+$function$;
+
+-- Raises an error for what is no language tag; NULL is none.
+CREATE OR REPLACE FUNCTION iot_internal.check_language(language text) RETURNS void
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF language !~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3}$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid language "%s"', left(language, 100)),
+			HINT = 'Write a language tag such as "de" or "pt-BR".';
+	END IF;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION iot_internal.check_app_user() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -461,10 +483,18 @@ BEGIN
 			MESSAGE = format('invalid username "%s"', left(NEW.username, 150)),
 			HINT = 'It has 1 to 128 characters, no "*" and no control characters.';
 	END IF;
-	IF NEW.email !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$' THEN
+	IF NOT iot_internal.is_mail_address(NEW.email) THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('invalid email of user "%s"', NEW.username),
-			HINT = 'Leave it NULL where there is none.';
+			HINT = 'Write "name@example.org", in ASCII; leave it NULL where there is none.';
+	END IF;
+	PERFORM iot_internal.check_language(NEW.language);
+	-- reading the list of zones takes its time
+	IF NEW.time_zone IS NOT NULL AND (TG_OP = 'INSERT' OR NEW.time_zone IS DISTINCT FROM OLD.time_zone)
+		AND NOT EXISTS (SELECT FROM pg_timezone_names z WHERE z.name = NEW.time_zone) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('unknown time zone "%s"', left(NEW.time_zone, 100)),
+			HINT = 'Names are those of pg_timezone_names, such as "Europe/Berlin".';
 	END IF;
 	-- whoever has a token for the name will pass every check: no sign-up may hand it out
 	IF (TG_OP = 'INSERT' OR NEW.username <> OLD.username)
@@ -512,7 +542,10 @@ BEGIN
 				WHERE a.kind = 'mqtt' AND a.options ->> 'password_secret' = gone
 			UNION ALL
 			SELECT format('webhook "%s"', w.name) FROM iot.webhook w
-				WHERE w.options ->> 'secret' = gone) u
+				WHERE w.options ->> 'secret' = gone
+			UNION ALL
+			SELECT format('mail server "%s"', m.name) FROM iot.mail_server m
+				WHERE m.options ->> 'password_secret' = gone) u
 			LIMIT 1;
 		IF FOUND THEN
 			RAISE EXCEPTION 'secret "%" is used by %', gone, reader

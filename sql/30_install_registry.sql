@@ -110,6 +110,8 @@ BEGIN
 		app_user_id uuid CONSTRAINT app_user_pkey PRIMARY KEY,
 		username text NOT NULL CONSTRAINT app_user_username_key UNIQUE,
 		email text,
+		language text,
+		time_zone text,
 		role text NOT NULL DEFAULT 'iot_operator',
 		enabled boolean NOT NULL DEFAULT true,
 		tokens_valid_from timestamptz,

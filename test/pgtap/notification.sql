@@ -30,6 +30,7 @@ SELECT results_eq(
 		('alarm.closed', 'push', 'viewers', true),
 		('alarm.commented', 'push', 'viewers', false),
 		('alarm.opened', 'push', 'viewers', true),
+		('alarm.severity_changed', 'push', 'viewers', true),
 		('dm.value_set_cancelled', 'push', 'viewers', false),
 		('dm.value_set_error', 'push', 'viewers', true)$$,
 	'seeded rules');
@@ -241,7 +242,7 @@ SELECT is((SELECT body::jsonb - 'at' - 'seq' - 'event_id' FROM taken ORDER BY se
 	'the notification as JSON');
 SELECT is((SELECT body::jsonb ->> 'event_id' FROM taken ORDER BY seq LIMIT 1), :'crew', 'with the id of the event');
 SELECT results_eq($$SELECT w.status, w.attempts FROM (SELECT min(seq) AS a, max(seq) AS b FROM taken) t,
-		iot_internal.webhook_result(ARRAY[t.a, t.b], '{t-hook,t-hook}', '{t,f}', '{NULL,boom}') w ORDER BY w.seq$$,
+		iot_internal.delivery_result(ARRAY[t.a, t.b], '{webhook,webhook}', '{t-hook,t-hook}', '{t,f}', '{f,f}', '{NULL,boom}') w ORDER BY w.seq$$,
 	$$VALUES ('DELIVERED', 1), ('PENDING', 1)$$, 'outcomes are recorded');
 SELECT ok(d.last_error = 'boom' AND d.started_at IS NULL
 		AND d.next_attempt_at BETWEEN clock_timestamp() AND clock_timestamp() + interval '1 s', 'to be tried again')
@@ -249,10 +250,10 @@ SELECT ok(d.last_error = 'boom' AND d.started_at IS NULL
 UPDATE iot.delivery SET next_attempt_at = now() WHERE seq = (SELECT max(seq) FROM taken);
 SELECT is((SELECT count(*) FROM iot_internal.webhook_take('{}', '{}', 100, 100)), 7::bigint, 'all that are due');
 SELECT results_eq($$SELECT w.status, w.attempts FROM (SELECT max(seq) AS b FROM taken) t,
-		iot_internal.webhook_result(ARRAY[t.b], '{t-hook}', '{f}', '{bang}') w$$,
+		iot_internal.delivery_result(ARRAY[t.b], '{webhook}', '{t-hook}', '{f}', '{f}', '{bang}') w$$,
 	$$VALUES ('FAILED', 2)$$, 'max_attempts ends it');
 SELECT is((SELECT last_error FROM iot.delivery WHERE status = 'FAILED'), 'bang', 'with the reason');
-SELECT is(iot_internal.webhook_recover(), 6, 'what a dead notifier had under way');
+SELECT is(iot_internal.delivery_recover(), 6, 'what a dead notifier had under way');
 SELECT is((SELECT count(*) FROM iot.delivery WHERE started_at IS NOT NULL), 0::bigint, 'is due again');
 -- past the trigger that keeps a secret in use
 SET session_replication_role = replica;

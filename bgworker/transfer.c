@@ -1,0 +1,318 @@
+/*
+ * transfer.c
+ *		What the notifier sends over the network: a few things at a time, driven from its loop.
+ *
+ * Runs in the notifier process, outside transactions.  libcurl's multi interface never blocks: its
+ * sockets are gathered in one epoll descriptor, which the notifier waits on beside its latch, and
+ * its timer bounds that wait.  All memory is malloc's, owned by the slot of its transfer; nothing
+ * here raises an error or takes memory of the server, since libcurl's frames may be on the stack.
+ *
+ * libcurl resolves names in a thread of its own.  Signals of the server must never be handled
+ * there, so they are blocked whenever libcurl may start one: a thread inherits its maker's mask.
+ * That thread calls getaddrinfo and nothing of ours, and libcurl is told not to wait for it.
+ *
+ * What is particular to a channel is in webhook.c and email.c.
+ */
+#include "postgres.h"
+
+#include <signal.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/timestamp.h"
+
+#include "bgworker/transfer.h"
+
+/* Connections that libcurl keeps: it closes the oldest of more, politely, that is, waiting. */
+#define CONNECTIONS_MAX	64
+
+static CURLM *multi = NULL;
+static int	epoll_fd = -1;
+static IotTransfer transfers[IOT_TRANSFER_MAX];
+static int	under_way = 0;
+static TimestampTz wakeup_at = 0;	/* when libcurl wants to be called; 0: never */
+
+static void
+block_signals(sigset_t *saved)
+{
+	sigset_t	all;
+
+	sigfillset(&all);
+	sigprocmask(SIG_BLOCK, &all, saved);
+}
+
+static void
+restore_signals(const sigset_t *saved)
+{
+	sigprocmask(SIG_SETMASK, saved, NULL);
+}
+
+/* libcurl: "watch this socket so".  Its sockets are closed by libcurl, which drops them from epoll. */
+static int
+watch_socket(CURL *easy, curl_socket_t socket, int what, void *userp, void *socketp)
+{
+	struct epoll_event event = {0};
+
+	event.data.fd = socket;
+	if (what == CURL_POLL_REMOVE)
+	{
+		(void) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, socket, &event);
+		return 0;
+	}
+	if (what & CURL_POLL_IN)
+		event.events |= EPOLLIN;
+	if (what & CURL_POLL_OUT)
+		event.events |= EPOLLOUT;
+	if (epoll_ctl(epoll_fd, EPOLL_CTL_MOD, socket, &event) != 0 && errno == ENOENT)
+		(void) epoll_ctl(epoll_fd, EPOLL_CTL_ADD, socket, &event);
+	return 0;
+}
+
+/* libcurl: "call me after so many milliseconds"; -1: no need to. */
+static int
+set_timer(CURLM *handle, long timeout_ms, void *userp)
+{
+	wakeup_at = timeout_ms < 0 ? 0 :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	return 0;
+}
+
+/* Once per process.  Raises an error where libcurl cannot start; the caller is not in it yet. */
+void
+iot_transfer_init(void)
+{
+	sigset_t	saved;
+
+	if (multi != NULL)
+		return;
+	if (!AcquireExternalFD())
+		ereport(ERROR, (errmsg("could not watch transfers: %m")));
+	block_signals(&saved);
+	epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (epoll_fd >= 0 && curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK)
+		multi = curl_multi_init();
+	restore_signals(&saved);
+	if (multi == NULL)
+		ereport(ERROR, (errmsg("could not start the HTTP and mail client")));
+	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, watch_socket);
+	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, set_timer);
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) CONNECTIONS_MAX);
+}
+
+static void
+release(IotTransfer *transfer)
+{
+	if (transfer->easy != NULL)
+		curl_easy_cleanup(transfer->easy);
+	curl_slist_free_all(transfer->list);
+	free(transfer->body);
+	memset(transfer, 0, sizeof(*transfer));
+}
+
+/* Takes a free slot, with a copy of the body; NULL where no slot or no memory is free. */
+IotTransfer *
+iot_transfer_new(IotChannel channel, int64 seq, const char *receiver, const char *recipient,
+				 const char *body, IotTransferJudge judge)
+{
+	for (int i = 0; i < IOT_TRANSFER_MAX; i++)
+	{
+		IotTransfer *transfer = &transfers[i];
+
+		if (transfer->easy != NULL)
+			continue;
+		memset(transfer, 0, sizeof(*transfer));
+		transfer->judge = judge;
+		transfer->result.channel = channel;
+		transfer->result.seq = seq;
+		strlcpy(transfer->result.receiver, receiver, sizeof(transfer->result.receiver));
+		strlcpy(transfer->result.recipient, recipient, sizeof(transfer->result.recipient));
+		transfer->body = strdup(body);
+		transfer->easy = transfer->body != NULL ? curl_easy_init() : NULL;
+		if (transfer->easy != NULL)
+		{
+			transfer->body_len = strlen(body);
+			return transfer;
+		}
+		release(transfer);
+		return NULL;
+	}
+	return NULL;
+}
+
+/* Adds a line to the transfer's list; longer ones than anything of ours are cut. */
+bool
+iot_transfer_add_line(IotTransfer *transfer, const char *format, const char *value)
+{
+	char		line[512];
+	struct curl_slist *longer;
+
+	snprintf(line, sizeof(line), format, value);
+	longer = curl_slist_append(transfer->list, line);
+	if (longer == NULL)
+		return false;
+	transfer->list = longer;
+	return true;
+}
+
+/* What is alike for all channels: where to, for how long, and nothing from the environment. */
+bool
+iot_transfer_configure(IotTransfer *transfer, const char *url, const char *protocols,
+					   int timeout_ms, const char *ca_file)
+{
+	CURL	   *easy = transfer->easy;
+	bool		ok = true;
+
+	ok = ok && curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK;
+#if LIBCURL_VERSION_NUM >= 0x075500
+	ok = ok && curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, protocols) == CURLE_OK;
+#else
+	ok = ok && curl_easy_setopt(easy, CURLOPT_PROTOCOLS,
+								(long) (strncmp(protocols, "http", 4) == 0 ?
+										CURLPROTO_HTTP | CURLPROTO_HTTPS :
+										CURLPROTO_SMTP | CURLPROTO_SMTPS)) == CURLE_OK;
+#endif
+	ok = ok && curl_easy_setopt(easy, CURLOPT_PROXY, "") == CURLE_OK;
+	ok = ok && curl_easy_setopt(easy, CURLOPT_NETRC, (long) CURL_NETRC_IGNORED) == CURLE_OK;
+	ok = ok && curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L) == CURLE_OK;
+	ok = ok && curl_easy_setopt(easy, CURLOPT_TIMEOUT_MS, (long) timeout_ms) == CURLE_OK;
+	ok = ok && curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS, (long) timeout_ms) == CURLE_OK;
+	ok = ok && curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, transfer->message) == CURLE_OK;
+	ok = ok && curl_easy_setopt(easy, CURLOPT_PRIVATE, transfer) == CURLE_OK;
+	if (ca_file != NULL)
+		ok = ok && curl_easy_setopt(easy, CURLOPT_CAINFO, ca_file) == CURLE_OK;
+#if LIBCURL_VERSION_NUM >= 0x075700
+	/* ending a transfer never waits for a resolver that hangs */
+	ok = ok && curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK;
+#endif
+	return ok;
+}
+
+/* Starts a transfer that is configured; false, and the slot is free again, where ok is or it fails. */
+bool
+iot_transfer_begin(IotTransfer *transfer, bool ok)
+{
+	sigset_t	saved;
+
+	if (ok)
+	{
+		block_signals(&saved);
+		ok = curl_multi_add_handle(multi, transfer->easy) == CURLM_OK;
+		restore_signals(&saved);
+	}
+	if (!ok)
+	{
+		release(transfer);
+		return false;
+	}
+	under_way++;
+	return true;
+}
+
+/*
+ * Ends the connection that a mail has used: libcurl would keep it, and on closing it some day say
+ * QUIT and wait for the answer.
+ */
+static void
+drop_connection(IotTransfer *transfer)
+{
+	curl_socket_t used = CURL_SOCKET_BAD;
+
+	if (transfer->result.channel == IOT_CHANNEL_EMAIL &&
+		curl_easy_getinfo(transfer->easy, CURLINFO_ACTIVESOCKET, &used) == CURLE_OK &&
+		used != CURL_SOCKET_BAD)
+		(void) shutdown(used, SHUT_RDWR);
+}
+
+/*
+ * Lets libcurl do what it can without waiting; returns how many transfers ended, their results in
+ * results, which has room for IOT_TRANSFER_MAX.
+ */
+int
+iot_transfer_turn(IotTransferResult *results)
+{
+	struct epoll_event events[2 * IOT_TRANSFER_MAX];
+	int			ready;
+	int			running = 0;
+	int			pending = 0;
+	int			ended = 0;
+	CURLMsg    *message;
+	sigset_t	saved;
+
+	if (under_way == 0)
+		return 0;
+
+	block_signals(&saved);
+	ready = epoll_wait(epoll_fd, events, lengthof(events), 0);
+	for (int i = 0; i < ready; i++)
+	{
+		int			what = 0;
+
+		if (events[i].events & (EPOLLIN | EPOLLHUP))
+			what |= CURL_CSELECT_IN;
+		if (events[i].events & EPOLLOUT)
+			what |= CURL_CSELECT_OUT;
+		if (events[i].events & EPOLLERR)
+			what |= CURL_CSELECT_ERR;
+		(void) curl_multi_socket_action(multi, events[i].data.fd, what, &running);
+	}
+	if (wakeup_at != 0 && GetCurrentTimestamp() >= wakeup_at)
+	{
+		wakeup_at = 0;
+		(void) curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &running);
+	}
+	while ((message = curl_multi_info_read(multi, &pending)) != NULL)
+	{
+		char	   *owner = NULL;
+		IotTransfer *transfer;
+		CURLcode	code = message->data.result;
+
+		if (message->msg != CURLMSG_DONE)
+			continue;
+		(void) curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &owner);
+		transfer = (IotTransfer *) owner;
+		transfer->judge(transfer, code);
+		results[ended++] = transfer->result;
+		drop_connection(transfer);
+		(void) curl_multi_remove_handle(multi, transfer->easy);
+		release(transfer);
+		under_way--;
+	}
+	restore_signals(&saved);
+	return ended;
+}
+
+/* Number of transfers of a channel under way; names, where given, is filled with their receivers. */
+int
+iot_transfer_under_way(IotChannel channel, const char **names)
+{
+	int			count = 0;
+
+	for (int i = 0; i < IOT_TRANSFER_MAX; i++)
+	{
+		if (transfers[i].easy == NULL || transfers[i].result.channel != channel)
+			continue;
+		if (names != NULL)
+			names[count] = transfers[i].result.receiver;
+		count++;
+	}
+	return count;
+}
+
+/* Readable whenever iot_transfer_turn() has something to do; PGINVALID_SOCKET while idle. */
+pgsocket
+iot_transfer_socket(void)
+{
+	return under_way > 0 ? epoll_fd : PGINVALID_SOCKET;
+}
+
+/* Longest time until iot_transfer_turn() wants to be called; -1: no limit. */
+long
+iot_transfer_timeout_ms(void)
+{
+	if (under_way == 0 || wakeup_at == 0)
+		return -1;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wakeup_at);
+}
