@@ -3,7 +3,16 @@
 -- Work comes in steps that end within a second or two, each a transaction of its own, because no
 -- snapshot of ours may hold back vacuum, nor a lock of ours hold up a device.
 
--- Types of events that a consumer reads; NULL is all.  A cursor that finds nothing of its own stays
+-- As src/consumer.c reads lists of types: NULL is all, '*' all but audit events.
+CREATE OR REPLACE FUNCTION iot_internal.is_of_types(type text, types text[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN types IS NULL OR type = ANY (types)
+		OR ('*' = ANY (types) AND NOT starts_with(type, 'audit.'));
+END
+$function$;
+
+-- Types of events that a consumer reads, as above.  A cursor that finds nothing of its own stays
 -- behind for a while, which is no lag.
 CREATE OR REPLACE FUNCTION iot_internal.consumer_types(consumer text) RETURNS text[]
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
@@ -24,7 +33,7 @@ BEGIN
 			SELECT FROM %s e
 			WHERE e.xid >= pg_snapshot_xmin($1)
 				AND NOT pg_visible_in_snapshot(e.xid, $1)
-				AND ($2 IS NULL OR e.type = ANY ($2))
+				AND iot_internal.is_of_types(e.type, $2)
 				AND e.id > (SELECT p.first_event_id FROM iot.epoch p))', partition)
 		INTO unread USING last, types;
 	RETURN unread;

@@ -19,8 +19,7 @@ DECLARE
 BEGIN
 	FOREACH area IN ARRAY
 			ARRAY['registry', 'credential', 'saga', 'telemetry', 'rollup', 'alarm', 'notification',
-				'push', 'operation',
-				'comment'] LOOP
+				'push', 'operation', 'audit', 'access', 'comment'] LOOP
 		IF to_regprocedure(format('iot_internal.%s_%s()', job, area)) IS NOT NULL THEN
 			EXECUTE format('SELECT iot_internal.%s_%s()', job, area);
 		END IF;
@@ -44,14 +43,32 @@ BEGIN
 END
 $function$;
 
+-- An extension's script replaces no view that is not the extension's, and views outlive it.  Those who
+-- arm detach again.
+CREATE OR REPLACE FUNCTION iot_internal.attach_views() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	name regclass;
+BEGIN
+	FOR name IN
+		SELECT c.oid FROM pg_class c
+		WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind = 'v'
+			AND NOT EXISTS (SELECT FROM pg_depend d
+				WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') LOOP
+		EXECUTE format('ALTER EXTENSION iot ADD VIEW %s', name);
+	END LOOP;
+END
+$function$;
+
 -- Everything that depends on the functions of this version and not on the rows: defaults, triggers,
--- views, grants, comments.  Can be run at any time, and makes the same again.
+-- views, policies, grants, comments.  Can be run at any time, and makes the same again.
 CREATE OR REPLACE FUNCTION iot_internal.arm() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 SET client_min_messages = warning AS $function$
 BEGIN
 	-- before, since arming may call the owner's functions; after, for the views that it makes
 	PERFORM iot_internal.own();
+	PERFORM iot_internal.attach_views();
 	PERFORM iot_internal.run_areas('arm');
 	PERFORM iot_internal.own();
 END
@@ -103,6 +120,7 @@ BEGIN
 		UPDATE iot.schema_version SET version = step, migrated_at = now();
 	END LOOP;
 	PERFORM iot_internal.arm();
+	PERFORM iot_internal.audit_tables();
 	PERFORM iot_internal.detach();
 END
 $function$;
@@ -121,6 +139,8 @@ BEGIN
 	PERFORM iot_internal.arm();
 	PERFORM iot_internal.run_areas('seed');
 	PERFORM iot_internal.maintain_step();
+	-- what came with the installation, nobody did
+	PERFORM iot_internal.audit_tables();
 	PERFORM iot_internal.detach();
 END
 $function$;

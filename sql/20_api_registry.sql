@@ -64,15 +64,7 @@ COMMENT ON FUNCTION iot.may(text, uuid, text) IS
 -- Whether the caller may put devices into a group.
 CREATE OR REPLACE FUNCTION iot_internal.may_manage_group(device_group_id uuid) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT iot_internal.is_admin()
-		OR EXISTS (
-			SELECT FROM iot.app_user u
-				JOIN iot.user_group_member m ON m.app_user_id = u.app_user_id
-				JOIN iot.access_grant g ON g.user_group_id = m.user_group_id
-			WHERE u.username = iot_internal.current_username()
-				AND u.enabled
-				AND g.device_group_id = may_manage_group.device_group_id
-				AND g.level = 'manage')
+	SELECT iot_internal.is_admin() OR device_group_id = ANY (iot_internal.granted_groups('manage'))
 $function$;
 
 -- Calling it again with the same arguments gives the same device, so that a script can be run

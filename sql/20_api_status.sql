@@ -20,7 +20,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f
 			WHERE e.xid >= pg_snapshot_xmin(c.last)
 				AND NOT pg_visible_in_snapshot(e.xid, c.last)
 				AND e.id > p.first_event_id
-				AND (t.types IS NULL OR e.type = ANY (t.types))
+				AND iot_internal.is_of_types(e.type, t.types)
 				AND NOT coalesce(e.id <= c.after_id
 					AND pg_visible_in_snapshot(e.xid, c.target), false)
 			LIMIT 100000) w) u

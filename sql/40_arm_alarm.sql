@@ -30,15 +30,13 @@ BEGIN
 	CREATE OR REPLACE TRIGGER alarm_rule_parameter AFTER INSERT ON iot.parameter
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.alarm_rule_parameter();
 
-	CREATE OR REPLACE VIEW iot.open_alarm WITH (security_barrier) AS
+	CREATE OR REPLACE VIEW iot.open_alarm WITH (security_invoker = true) AS
 		SELECT a.alarm_id, d.name AS device, p.name AS parameter, a.rule, a.severity, a.value, p.unit,
 			a.message, a.opened_at, a.acknowledged_at, a.acknowledged_by, a.assignee
 		FROM iot.alarm a
 			JOIN iot.device d ON d.device_id = a.device_id
 			JOIN iot.parameter p ON p.parameter_id = a.parameter_id
-		WHERE a.status = 'OPENED'
-			AND ((SELECT iot_internal.is_admin())
-				OR iot.may((SELECT iot_internal.current_username()), a.device_id, 'view'));
+		WHERE a.status = 'OPENED';
 
 	GRANT SELECT ON iot.open_alarm TO iot_viewer, iot_operator, iot_admin;
 	GRANT SELECT, INSERT, UPDATE, DELETE ON iot.alarm_rule TO iot_admin;

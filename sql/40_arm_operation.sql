@@ -30,7 +30,7 @@ BEGIN
 	-- epoch_state() takes the grant on iot.epoch as the sign that a restore is over
 	GRANT SELECT ON iot.schema_version, iot.epoch, iot.retention, iot.maintenance, iot.worker
 		TO iot_worker, iot_pushd, iot_admin;
-	CREATE OR REPLACE VIEW iot.metric AS
+	CREATE OR REPLACE VIEW iot.metric WITH (security_invoker = true) AS
 		SELECT m.metric, m.label, m.value FROM iot_internal.metrics() m;
 	GRANT SELECT ON iot.metric TO iot_admin, pg_monitor;
 	GRANT UPDATE (keep, cap, max_rows, partition_width) ON iot.retention TO iot_admin;

@@ -56,7 +56,7 @@ BEGIN
 	COMMENT ON COLUMN iot.dead_letter.retained IS
 		'it was the broker''s copy of an earlier message';
 
-	CREATE OR REPLACE VIEW iot.dead_letter_count AS
+	CREATE OR REPLACE VIEW iot.dead_letter_count WITH (security_invoker = true) AS
 		SELECT c.reason, c.adapter, c.count, c.since, c.last
 		FROM iot_internal.dead_letter_counts() c;
 	GRANT SELECT ON iot.dead_letter_count TO iot_admin, pg_monitor;

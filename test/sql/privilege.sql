@@ -33,6 +33,18 @@ SELECT c.relname, a.attname, pg_temp.who(a.attacl) FROM pg_attribute a JOIN pg_c
 -- sequences
 SELECT c.relname, pg_temp.who(coalesce(c.relacl, acldefault('s', c.relowner))) FROM pg_class c
 	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind = 'S' ORDER BY c.relname COLLATE "C";
+-- policies; those of roles that work for everybody let all rows pass
+CREATE FUNCTION pg_temp.for_everybody(p pg_policies) RETURNS boolean LANGUAGE sql AS $$
+	SELECT p.roles = ARRAY[p.policyname] AND p.permissive = 'PERMISSIVE' AND p.cmd = 'ALL'
+		AND p.qual = p.with_check AND p.qual = CASE p.policyname
+			WHEN 'iot_admin' THEN '( SELECT iot_internal.is_admin() AS is_admin)' ELSE 'true' END
+$$;
+SELECT p.tablename, string_agg(p.policyname, ' ' ORDER BY p.policyname COLLATE "C") AS for_everybody
+	FROM pg_policies p WHERE p.schemaname = 'iot' AND pg_temp.for_everybody(p)
+	GROUP BY p.tablename ORDER BY p.tablename COLLATE "C";
+SELECT p.tablename, p.policyname, p.permissive, p.cmd, p.roles, p.qual, p.with_check
+	FROM pg_policies p WHERE p.schemaname = 'iot' AND NOT pg_temp.for_everybody(p)
+	ORDER BY p.tablename COLLATE "C", p.policyname COLLATE "C";
 -- functions: "d" runs with the owner's rights
 SELECT CASE WHEN p.prosecdef THEN 'd' ELSE ' ' END AS d, p.oid::regprocedure AS function,
 		pg_temp.who(coalesce(p.proacl, acldefault('f', p.proowner)))
@@ -56,3 +68,24 @@ SELECT c.relname AS public_may_read FROM pg_class c
 		AND EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0);
 SELECT c.relname AS not_of_iot_owner FROM pg_class c
 	WHERE c.relnamespace = 'iot'::regnamespace AND pg_get_userbyid(c.relowner) <> 'iot_owner';
+SELECT c.relname AS without_row_security FROM pg_class c
+	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+		AND NOT c.relrowsecurity;
+SELECT c.relname AS people_read_without_policy, r.name FROM pg_class c
+		CROSS JOIN unnest(ARRAY['iot_viewer', 'iot_operator', 'iot_admin', 'iot_anon']) AS r (name)
+	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p')
+		AND has_any_column_privilege(r.name, c.oid, 'SELECT')
+		AND c.relname <> 'adapter'	-- of which only administrators see rows
+		AND NOT EXISTS (SELECT FROM pg_policy p WHERE p.polrelid = c.oid
+			AND r.name::regrole = ANY (p.polroles) AND p.polcmd IN ('r', '*'));
+-- but for what brokers read, who have a role of their own
+SELECT c.relname AS not_security_invoker FROM pg_class c
+	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind = 'v'
+		AND c.relname NOT IN ('device_topic', 'broker_authentication', 'broker_acl')
+		AND NOT coalesce('security_invoker=true' = ANY (c.reloptions), false);
+SELECT c.relname AS people_empty_or_reference, a.privilege_type FROM pg_class c
+		CROSS JOIN LATERAL aclexplode(c.relacl) a
+	WHERE c.relnamespace = 'iot'::regnamespace
+		AND a.grantee IN ('iot_viewer'::regrole, 'iot_operator'::regrole, 'iot_admin'::regrole,
+			'iot_anon'::regrole)
+		AND a.privilege_type NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE');

@@ -34,7 +34,7 @@ sub shape_of
 		q{SELECT s.sequencename, s.last_value, s.sequenceowner FROM pg_sequences s
 			WHERE s.schemaname = 'iot' ORDER BY 1},
 		# owners and grants of relations, columns, schemas and functions
-		q{SELECT c.relname, c.relkind, pg_get_userbyid(c.relowner),
+		q{SELECT c.relname, c.relkind, pg_get_userbyid(c.relowner), c.relrowsecurity, c.reloptions,
 				ARRAY(SELECT a::text FROM unnest(coalesce(c.relacl,
 					acldefault((CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END)::"char", c.relowner))) a ORDER BY 1)
 			FROM pg_class c WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind <> 'i'
@@ -63,7 +63,7 @@ sub shape_of
 		q{SELECT o.classoid::regclass, pg_describe_object(o.classoid, o.objoid, o.objsubid),
 				o.description FROM pg_description o
 			WHERE pg_describe_object(o.classoid, o.objoid, o.objsubid) LIKE '% iot%' ORDER BY 1::text, 2},
-		q{SELECT polname FROM pg_policy ORDER BY 1},
+		q{SELECT p.* FROM pg_policies p WHERE p.schemaname = 'iot' ORDER BY p.tablename, p.policyname},
 		# nothing but functions and their schema belongs to the extension
 		q{SELECT DISTINCT d.classid::regclass FROM pg_depend d
 			WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
@@ -182,7 +182,7 @@ like($new->psql('SELECT finding, hint FROM iot.check()', database => 'bare'),
 $new->psql('SELECT iot.install()', database => 'bare');
 is(difference($rows, rows_of($new, 'bare')), '', 'iot.install() leaves the rows');
 is(join("\n", grep { !/reporting/ } split /\n/, difference($shape, shape_of($new, 'bare'))),
-	'> measurement|p|iot_owner|'
+	'> measurement|p|iot_owner|t||'
 	  . $new->psql(q{SELECT ARRAY(SELECT a::text FROM unnest(relacl) a ORDER BY 1) FROM pg_class
 			WHERE oid = 'iot.measurement'::regclass}, database => 'bare'),
 	'and mends all but a grant of the user\'s own');

@@ -30,9 +30,9 @@ sub rows_of
 	my ($iot) = @_;
 
 	return $iot->psql(
-		q{SELECT c.oid::regclass, query_to_xml(format(
+		q{SELECT c.oid::regclass, regexp_replace(query_to_xml(format(
 				'SELECT md5(string_agg(t::text, chr(10) ORDER BY t::text)), count(*) FROM %s t',
-				c.oid::regclass), false, true, '')
+				c.oid::regclass), false, true, '')::text, '\s+', ' ', 'g')
 		FROM pg_class c WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p')
 			AND c.relname <> ALL (ARRAY['worker', 'maintenance', 'rollup_state'])
 		ORDER BY c.oid::regclass::text});
@@ -51,6 +51,7 @@ sub arms_of
 			JOIN pg_class c ON c.oid = adrelid WHERE c.relnamespace = 'iot'::regnamespace
 			ORDER BY 1::text, 2;
 		SELECT viewname, definition FROM pg_views WHERE schemaname = 'iot' ORDER BY 1;
+		SELECT p.* FROM pg_policies p WHERE p.schemaname = 'iot' ORDER BY p.tablename, p.policyname;
 		SELECT oid::regprocedure, ARRAY(SELECT a::text FROM unnest(proacl) a ORDER BY 1) FROM pg_proc WHERE pronamespace = 'iot'::regnamespace
 			ORDER BY 1::text;
 		SELECT relname, ARRAY(SELECT a::text FROM unnest(coalesce(relacl,
