@@ -85,13 +85,18 @@ BEGIN
 END
 $function$;
 
--- From the next whole second, since tokens say no better when they were issued: what was issued in
--- this one ends too, and iot.login() dates the next one accordingly.
+-- When tokens count again once those that there are have been ended.  Tokens say no better than in whole
+-- seconds when they were issued: what was issued in this one ends too, and iot.login() dates the next
+-- one accordingly.
+CREATE OR REPLACE FUNCTION iot_internal.next_second() RETURNS timestamptz
+LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT date_trunc('second', clock_timestamp()) + interval '1 s'
+$function$;
+
 CREATE OR REPLACE FUNCTION iot_internal.end_tokens(app_user_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	UPDATE iot.app_user u
-		SET tokens_valid_from = date_trunc('second', clock_timestamp()) + interval '1 s'
+	UPDATE iot.app_user u SET tokens_valid_from = iot_internal.next_second()
 		WHERE u.app_user_id = end_tokens.app_user_id;
 END
 $function$;

@@ -504,6 +504,10 @@ BEGIN
 			MESSAGE = format('user "%s" would have the name of a role that administers', NEW.username),
 			HINT = 'A superuser may insert it. Otherwise choose another name.';
 	END IF;
+	-- tokens name the role, and one that is taken away must not live on in them
+	IF TG_OP = 'UPDATE' AND NEW.role <> OLD.role THEN
+		NEW.tokens_valid_from := iot_internal.next_second();
+	END IF;
 	RETURN NEW;
 END
 $function$;

@@ -213,6 +213,16 @@ SELECT is(:'hash'::text, 'null 42501 permission denied for table app_user_secret
 SELECT is(:'before'::text || ' / ' || :'stopped', 'null true / PT401 the token does not count false',
 	'a disabled administrator is none, whatever role the token names');
 
+-- a role that is taken away does not live on in a token
+UPDATE iot.app_user SET enabled = true WHERE username = 'chief';
+SELECT login('chief', 'chief of all') AS demoted \gset
+UPDATE iot.app_user SET role = 'iot_operator' WHERE username = 'chief';
+SET LOCAL SESSION AUTHORIZATION users_authenticator;
+SELECT request(:'demoted', 'SELECT current_user') AS demoted \gset
+RESET SESSION AUTHORIZATION;
+SELECT is(:'demoted'::text, 'PT401 the token does not count iot_admin', 'a change of role ends tokens');
+SELECT is(claims(login('chief', 'chief of all')) ->> 'role', 'iot_operator', '... and new ones name the new role');
+
 -- claims that nobody issued
 SET LOCAL SESSION AUTHORIZATION users_plain;
 SELECT set_config('request.jwt.claims', claims(:'chief')::text, true) \g /dev/null

@@ -173,13 +173,21 @@ like(login('bert', 'guess again'), qr/28P01/, 'and counting has begun anew');
 
 # what ends a token
 my %token = map { $_ => login('anna', 'correct horse') } qw(one two);
+my %socket = map { $_ => IotWebSocket->new(port => $push->port) } qw(one two);
+$socket{$_}->auth($token{$_}) foreach qw(one two);
 is(request($token{one}, 'SELECT iot.logout()'), '', 'log out');
 like(request($token{one}, 'SELECT 1'), qr/PT401.*Log in again/s, 'then the token is refused');
+is(pushed($token{one}), 4401, '... by iot-pushd as well');
+is($socket{one}->closed, 4401, '... which closes the socket that had it');
 is(request($token{two}, 'SELECT 1'), 1, 'and only that one');
+is(pushed($token{two}), 'ready anna', '... everywhere');
 is(request($chief, q{SELECT iot.revoke_tokens('anna')}), '', 'an administrator revokes all');
 like(request($token{two}, 'SELECT 1'), qr/PT401/, 'then the other is refused too');
+is(pushed($token{two}), 4401, '... by iot-pushd as well');
+is($socket{two}->closed, 4401, '... which closes its socket');
 my $again = login('anna', 'correct horse');
 is(request($again, 'SELECT 1'), 1, 'one of a moment later is good');
+is(pushed($again), 'ready anna', '... everywhere');
 $iot->psql(q{UPDATE iot.app_user SET enabled = false WHERE username = 'anna'});
 like(request($again, 'SELECT 1'), qr/PT401/, 'that of a disabled user is refused');
 like(login('anna', 'correct horse'), qr/28P01/, '... and gives no other');
