@@ -31,6 +31,7 @@
 #include "bgworker/mqtt_store.h"
 #include "bgworker/mqtt_take.h"
 #include "bgworker/worker.h"
+#include "device_state.h"
 #include "iot.h"
 #include "plan.h"
 
@@ -334,6 +335,8 @@ store(void)
 	{
 		iot_inbox_forget_messages();
 		iot_link_prove();
+		if (iot_device_state_released())
+			adapter.take_wanted = true;
 		if (count > 0)
 			adapter.stored_at = iot_worker_clock_ms();
 		return count > 0;

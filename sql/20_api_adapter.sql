@@ -3,7 +3,8 @@
 --
 -- Workers live long and keep their plans, and begin when tables are small: a plan that reads a
 -- whole table, or all commands of a device, would be kept while these grow.  So all of these look up
--- by whole keys, and join in the order in which they are written.
+-- by whole keys, and join in the order in which they are written; and planning anew for the values
+-- at hand, which cannot change such a plan, cost a quarter of an adapter's time.
 
 CREATE OR REPLACE FUNCTION iot_internal.command_payload(
 	template text, command_id uuid, device text, parameter text, value double precision,
@@ -19,7 +20,7 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1
+SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_take';
 
 -- Lets go of the commands that wait for a sign of life of these devices, and tells their adapters by
@@ -82,7 +83,7 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1
+SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_in_flight';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_attempt(device_ids uuid[], command_ids uuid[])
@@ -90,7 +91,7 @@ RETURNS TABLE (command_id uuid)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1
+SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_attempt';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_result(
@@ -99,7 +100,7 @@ RETURNS TABLE (command_id uuid, outcome text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1
+SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_result';
 
 CREATE OR REPLACE FUNCTION iot_internal.expire_commands(max_commands integer DEFAULT 1000)
@@ -107,7 +108,7 @@ RETURNS integer
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1
+SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_expire_commands';
 
 -- An adapter has its place in the log from its first moment, so that what is sent before its
@@ -135,7 +136,7 @@ RETURNS TABLE (command_id uuid, device_id uuid, device text, parameter text, act
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1
+SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
 AS $function$
 #variable_conflict use_column
 DECLARE

@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -23,6 +24,8 @@
 PG_FUNCTION_INFO_V1(iot_adapter_take);
 PG_FUNCTION_INFO_V1(iot_adapter_in_flight);
 PG_FUNCTION_INFO_V1(iot_adapter_attempt);
+
+static bool known_active = false;	/* in this transaction */
 
 static IotPlan is_active = {
 	"SELECT iot_internal.check_epoch() = 'ok'", 0, {0}
@@ -147,17 +150,33 @@ iot_key_list_values(const IotKeyList *list, Datum *values)
 												   &lower, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
+static void
+forget_active(XactEvent event, void *arg)
+{
+	known_active = false;
+}
+
 /*
  * Whether adapters may act: not in a copy that nobody has resumed, nor on tables of another
- * version than these functions know.
+ * version than these functions know.  Asked once in a transaction: taking and trying share one.
  */
 bool
 iot_adapters_active(void)
 {
+	static bool registered = false;
 	bool		isnull;
 
+	if (known_active)
+		return true;
+	if (!registered)
+	{
+		RegisterXactCallback(forget_active, NULL);
+		registered = true;
+	}
 	iot_plan_execute(&is_active, NULL, NULL);
-	return DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	known_active = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+											  &isnull));
+	return known_active;
 }
 
 /* Gives the rows of SPI_tuptable to the caller of a set-returning function. */

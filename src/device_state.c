@@ -51,6 +51,9 @@ typedef struct StateRow
 	TimestampTz attributes_at;
 } StateRow;
 
+/* Commands were let go since somebody asked. */
+static bool released = false;
+
 static IotPlan touch_rows = {
 	"INSERT INTO iot.device_state AS s (device_id, last_seen_at, silence_at)"
 	" SELECT u.device_id, u.seen_at, u.silence_at"
@@ -498,7 +501,23 @@ wake_commands(const IotDeviceTouch *touches, int count)
 	arg = uuid_array(ids, awake);
 	(void) iot_plan_execute(&release_commands, &arg, NULL);
 	if (DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)) > 0)
+	{
 		iot_event_appended();
+		released = true;
+	}
+}
+
+/*
+ * Whether commands were let go in this process since it asked last: its own commit wakes everybody
+ * but itself.  A hint, which a transaction that fails gives too.
+ */
+bool
+iot_device_state_released(void)
+{
+	bool		answer = released;
+
+	released = false;
+	return answer;
 }
 
 /*

@@ -32,5 +32,6 @@ typedef struct IotDeviceTouch
 
 extern void iot_device_state_store(IotDeviceTouch *touches, int ntouches,
 								   IotDeviceReport *reports, int nreports);
+extern PGDLLEXPORT bool iot_device_state_released(void);
 
 #endif							/* IOT_DEVICE_STATE_H */
