@@ -168,6 +168,10 @@ BEGIN
 END
 $function$;
 
+CREATE OR REPLACE FUNCTION iot_internal.time_zone_valid(name text) RETURNS boolean
+LANGUAGE c STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_alarm_time_zone_valid_sql';
+
 CREATE OR REPLACE FUNCTION iot_internal.check_alarm_schedule(
 	rule text, time_zone text, weekdays integer[], from_time time, to_time time) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
@@ -182,7 +186,7 @@ BEGIN
 	IF time_zone IS NULL THEN
 		PERFORM iot_internal.alarm_rule_refuse(rule, 'its schedule needs a time zone',
 			'Give the name of one, such as "Europe/Berlin" or "UTC".');
-	ELSIF NOT EXISTS (SELECT FROM pg_timezone_names AS z WHERE lower(z.name) = lower(time_zone)) THEN
+	ELSIF NOT iot_internal.time_zone_valid(time_zone) THEN
 		PERFORM iot_internal.alarm_rule_refuse(rule,
 			format('unknown time zone "%s"', left(time_zone, 50)),
 			'Give the name of one, such as "Europe/Berlin" or "UTC"; pg_timezone_names lists them.');

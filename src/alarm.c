@@ -257,20 +257,18 @@ set_value(IotAlarmDevice *device, const IotAlarmPoint *point)
 	}
 }
 
-/* The point of a rule's parameter, or the last where any will do; NULL where it has none. */
-static const IotAlarmPoint *
-point_of(const IotAlarmRule *rule, const IotAlarmPoint *points, Size count)
+/* Whether measurements of these are what a rule is judged by. */
+static bool
+concerns(const IotAlarmRule *rule, const IotAlarmPoint *points, Size count)
 {
-	static const pg_uuid_t any = {{0}};
-
-	if (memcmp(&rule->parameter_id, &any, UUID_LEN) == 0)
-		return &points[count - 1];
+	if (iot_alarm_any_parameter(rule))
+		return true;
 	for (Size i = 0; i < count; i++)
 	{
 		if (memcmp(&rule->parameter_id, &points[i].watch->parameter_id, UUID_LEN) == 0)
-			return &points[i];
+			return true;
 	}
-	return NULL;
+	return false;
 }
 
 /* Judges a device by its measurements of one time, which it has all at once. */
@@ -284,18 +282,13 @@ judge_device(IotAlarmBatch *batch, const IotAlarmPoint *points, Size count)
 		iot_alarm_advance(batch, &watch->runs[i], ts);
 	for (Size i = 0; i < count; i++)
 		set_value(watch->device, &points[i]);
-	for (int i = 0; i < watch->run_count; i++)
-	{
-		const IotAlarmPoint *point = point_of(watch->runs[i].rule, points, count);
-
-		if (point == NULL)
-			continue;
-		watch->parameter_id = point->watch->parameter_id;
-		see(watch, ts, point->value);
-		iot_alarm_judge_run(batch, &watch->runs[i], ts);
-	}
 	watch->parameter_id = points[count - 1].watch->parameter_id;
 	see(watch, ts, points[count - 1].value);
+	for (int i = 0; i < watch->run_count; i++)
+	{
+		if (concerns(watch->runs[i].rule, points, count))
+			iot_alarm_judge_run(batch, &watch->runs[i], ts);
+	}
 }
 
 /* Judges the measurements that have waited, device by device in the order of their times. */

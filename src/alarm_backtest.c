@@ -156,8 +156,9 @@ add_sensor(Backtest *test, IotAlarmDevice *device, uint64 row)
 
 /* Puts the rule where it would be if it had been made at the beginning. */
 static void
-begin(Backtest *test, bool any_parameter)
+begin(Backtest *test)
 {
+	bool		any_parameter = test->rule.kind == IOT_ALARM_CONDITION;
 	IotAlarmDevice *device = iot_alarm_device(test->batch, &test->device_id);
 	IotAlarmWatch *watch;
 	Datum		args[3];
@@ -257,7 +258,6 @@ judge_all(Backtest *test)
 Datum
 iot_alarm_backtest_sql(PG_FUNCTION_ARGS)
 {
-	static const pg_uuid_t any = {{0}};
 	Backtest	test = {0};
 	MemoryContext context;
 
@@ -274,8 +274,7 @@ iot_alarm_backtest_sql(PG_FUNCTION_ARGS)
 	{
 		SPI_freetuptable(SPI_tuptable);
 		test.batch = iot_alarm_batch_make();
-		begin(&test, test.rule.kind == IOT_ALARM_CONDITION ||
-			  memcmp(&test.rule.parameter_id, &any, UUID_LEN) == 0);
+		begin(&test);
 		if (test.run != NULL)
 			judge_all(&test);
 	}

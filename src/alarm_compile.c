@@ -306,3 +306,12 @@ iot_alarm_remembers(const IotAlarmRule *rule)
 	return rule->spec.repeat_count > 1 || rule->spec.duration > 0 || rule->spec.min_open > 0 ||
 		rule->schedule != NULL || rule->kind == IOT_ALARM_NO_DATA;
 }
+
+/* Whether any measurement of its device has it judged: a condition without a parameter. */
+bool
+iot_alarm_any_parameter(const IotAlarmRule *rule)
+{
+	static const pg_uuid_t any = {{0}};
+
+	return memcmp(&rule->parameter_id, &any, UUID_LEN) == 0;
+}

@@ -20,6 +20,24 @@
 #include "alarm.h"
 #include "uuidv7.h"
 
+/* Which measurement an alarm names: that of the rule's parameter, or the newest that was seen. */
+static void
+name_measurement(const IotAlarmRun *run, IotAlarmStep *step)
+{
+	const IotAlarmDevice *device = run->watch->device;
+
+	step->parameter_id = run->watch->parameter_id;
+	step->value = iot_alarm_value(run);
+	if (run->rule->kind != IOT_ALARM_CONDITION || iot_alarm_any_parameter(run->rule))
+		return;
+	step->parameter_id = run->rule->parameter_id;
+	for (int i = 0; i < device->value_count; i++)
+	{
+		if (memcmp(&device->values[i].parameter_id, &step->parameter_id, UUID_LEN) == 0)
+			step->value = device->values[i].value;
+	}
+}
+
 static void
 add_step(IotAlarmBatch *batch, IotAlarmRun *run, IotRuleStep step,
 		 const IotRuleState *before, TimestampTz at, bool measured)
@@ -39,12 +57,11 @@ add_step(IotAlarmBatch *batch, IotAlarmRun *run, IotRuleStep step,
 	new->run = run;
 	new->step = step;
 	new->alarm_id = run->alarm_id;
-	new->parameter_id = run->watch->parameter_id;
 	new->level = run->state.level;
 	new->previous_level = before->level;
 	new->opened_at = step == IOT_RULE_OPENS ? at : before->opened_at;
 	new->at = at;
-	new->value = iot_alarm_value(run);
+	name_measurement(run, new);
 	new->measured = measured;
 }
 

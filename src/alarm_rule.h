@@ -59,6 +59,7 @@ extern uint64 iot_alarm_rule_read(Datum alarm_rule_id);
 extern bool iot_alarm_rule_compile(IotAlarmRule *rule, uint64 row);
 extern const char *iot_alarm_severity(const IotAlarmRule *rule, int level);
 extern bool iot_alarm_remembers(const IotAlarmRule *rule);
+extern bool iot_alarm_any_parameter(const IotAlarmRule *rule);
 
 /* alarm_rule.c */
 extern bool iot_alarm_rules_begin(void);

@@ -22,6 +22,7 @@
 PG_FUNCTION_INFO_V1(iot_event_append_sql);
 PG_FUNCTION_INFO_V1(iot_alarm_now_sql);
 PG_FUNCTION_INFO_V1(iot_alarm_set_clock_sql);
+PG_FUNCTION_INFO_V1(iot_alarm_time_zone_valid_sql);
 PG_FUNCTION_INFO_V1(iot_alarm_sweep_sql);
 
 static IotPlan select_due = {
@@ -87,6 +88,16 @@ iot_alarm_set_clock_sql(PG_FUNCTION_ARGS)
 {
 	iot_alarm_set_clock(PG_ARGISNULL(0) ? DT_NOBEGIN : PG_GETARG_TIMESTAMPTZ(0));
 	PG_RETURN_VOID();
+}
+
+/*
+ * iot_internal.time_zone_valid(name text) returns boolean; STRICT STABLE.  By the library that
+ * schedules go by; pg_timezone_names would read all of its files.
+ */
+Datum
+iot_alarm_time_zone_valid_sql(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(pg_tzset(text_to_cstring(PG_GETARG_TEXT_PP(0))) != NULL);
 }
 
 static Datum

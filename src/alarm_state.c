@@ -63,8 +63,7 @@ static IotPlan select_attributes = {
 static IotPlan select_values = {
 	"SELECT v.device_id, v.parameter_id, p.name, v.reported, v.reported_at"
 	" FROM iot.sensor_value v JOIN iot.parameter p ON p.parameter_id = v.parameter_id"
-	" WHERE v.device_id = ANY ($1) AND v.reported_at IS NOT NULL"
-	" ORDER BY v.device_id, v.reported_at, v.parameter_id",
+	" WHERE v.device_id = ANY ($1) AND v.reported_at IS NOT NULL",
 	1, {UUIDARRAYOID}
 };
 static IotPlan write_states = {
@@ -385,7 +384,7 @@ unsee(IotAlarmBatch *batch)
 	}
 }
 
-/* A device's own watch has seen what its newest sensor has. */
+/* A device's own watch has seen what its newest sensor has, the last of several by its id. */
 static void
 see_newest(IotAlarmDevice *device)
 {
@@ -395,7 +394,9 @@ see_newest(IotAlarmDevice *device)
 	{
 		const IotAlarmValue *value = &device->values[i];
 
-		if (value->ts < watch->ts || TIMESTAMP_IS_NOBEGIN(value->ts))
+		if (TIMESTAMP_IS_NOBEGIN(value->ts) || value->ts < watch->ts ||
+			(value->ts == watch->ts &&
+			 memcmp(&value->parameter_id, &watch->parameter_id, UUID_LEN) < 0))
 			continue;
 		watch->ts = value->ts;
 		watch->value = value->value;

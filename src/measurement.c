@@ -23,6 +23,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "utils/array.h"
+#include "utils/float.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -50,7 +51,7 @@ typedef struct NewestEntry
 	bool		ordered;		/* they come in the order of their times */
 	bool		moved;			/* newer than what was known before */
 	TimestampTz after;			/* the time of what was known before */
-	double		before;			/* and its value */
+	double		before;			/* and its value; NaN where there was none */
 	IotAlarmWatch *watch;		/* NULL where no rule is about the sensor */
 	uint32		hash;
 	char		status;
@@ -294,7 +295,7 @@ note_moved(NewestEntry **entries, int count, uint64 rows)
 		entries[at]->moved = true;
 		entries[at]->after = isnull ? DT_NOBEGIN : DatumGetTimestampTz(after);
 		after = SPI_getbinval(tuple, tupdesc, 4, &isnull);
-		entries[at]->before = isnull ? 0 : DatumGetFloat8(after);
+		entries[at]->before = isnull ? get_float8_nan() : DatumGetFloat8(after);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
