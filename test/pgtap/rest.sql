@@ -317,6 +317,14 @@ SELECT is(array_agg(format('%s.%s', a.attrelid::regclass, a.attname) ORDER BY a.
 	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
 		AND a.attnum > 0 AND NOT a.attisdropped AND has_column_privilege('iot_operator', c.oid, a.attnum, 'SELECT')
 		AND col_description(c.oid, a.attnum) IS NULL;
+SELECT is(array_agg(e), NULL, 'what embeds in what')
+	FROM unnest('{sensor>parameter,sensor>device,device>device_group,device>device_type,device>adapter,
+		device_state>device,sensor_value>sensor,command>device,saga_step>command,alarm>device,alarm_comment>alarm,
+		alarm_rule>parameter,alarm_rule>device_group,user_group_member>app_user,user_group_member>user_group,
+		access_grant>user_group,access_grant>device_group}'::text[]) AS e
+	WHERE NOT EXISTS (SELECT FROM pg_constraint k WHERE k.contype = 'f'
+		AND k.conrelid = to_regclass('iot.' || split_part(e, '>', 1))
+		AND k.confrelid = to_regclass('iot.' || split_part(e, '>', 2)));
 SELECT is(array_agg(DISTINCT v.oid::regclass || ': ' || p.oid::regprocedure), NULL,
 		'no view calls a volatile function, so that it can be counted')
 	FROM pg_class v JOIN pg_rewrite r ON r.ev_class = v.oid

@@ -171,6 +171,17 @@ poll_until(sub { login('bert', 'battery staple') =~ /\A\w+\.\w+/ }, 'the window 
 pass('when the time has passed the right one is good');
 like(login('bert', 'guess again'), qr/28P01/, 'and counting has begun anew');
 
+# more at once than may compute: each is told so, or that it is wrong, and all give back their place
+my @sessions = map { $iot->session(user => 'authenticator') } 1 .. 12;
+$_->query('SET ROLE iot_anon') foreach @sessions;
+foreach my $i (0 .. $#sessions)
+{
+	$sessions[$i]->send("SELECT iot.login('crowd $i', 'not a password')");
+}
+my @answers = map { eval { $_->receive } || $@ } @sessions;
+is(scalar(grep { /28P01.*invalid username|53000.*too many others/s } @answers), 12, 'a crowd of guesses is answered');
+like(login('anna', 'correct horse'), qr/\A\w+\.\w+/, 'and in the end nobody stands in the way');
+
 # what ends a token
 my %token = map { $_ => login('anna', 'correct horse') } qw(one two);
 my %socket = map { $_ => IotWebSocket->new(port => $push->port) } qw(one two);
