@@ -18,6 +18,8 @@ DATA         = $(filter-out $(DATA_built), $(wildcard sql/iot--*.sql))
 
 PROGRAMS     = iot-pushd iot-token
 PUSHD_OBJS   = $(patsubst %.c,%.o,$(filter-out src/pushd/token.c, $(wildcard src/pushd/*.c)))
+WWW          = $(wildcard src/pushd/www/*)
+WWW_DIR      = $(datadir)/iot/www
 SIM          = test/sim/iot-sim
 SIM_OBJS     = $(patsubst %.c,%.o,$(wildcard test/sim/*.c))
 PROGRAM_CFLAGS = -O2 -g -fstack-protector-strong -Wall -Wextra -Wno-unused-parameter $(COPT)
@@ -72,6 +74,7 @@ iot-token: src/pushd/token.o $(CORE_OBJS)
 $(SIM): $(SIM_OBJS) $(CORE_OBJS)
 	$(CC) $^ $(LDFLAGS) -o $@ -lmosquitto -lcjson -lcrypto -lm
 
+$(PUSHD_OBJS): PROGRAM_CFLAGS += -DDEFAULT_WWW='"$(WWW_DIR)"'
 $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS): %.o: %.c
 	$(CC) $(PROGRAM_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -c -o $@ $<
 
@@ -80,10 +83,13 @@ install-more: all
 	$(MKDIR_P) '$(DESTDIR)$(pkglibdir)' '$(DESTDIR)$(bindir)'
 	$(INSTALL_SHLIB) $(WORKER)$(DLSUFFIX) '$(DESTDIR)$(pkglibdir)/'
 	$(INSTALL_PROGRAM) $(PROGRAMS) '$(DESTDIR)$(bindir)/'
+	$(MKDIR_P) '$(DESTDIR)$(WWW_DIR)'
+	$(INSTALL_DATA) $(WWW) '$(DESTDIR)$(WWW_DIR)/'
 
 uninstall: uninstall-more
 uninstall-more:
 	rm -f '$(DESTDIR)$(pkglibdir)/iot_worker$(DLSUFFIX)' $(PROGRAMS:%='$(DESTDIR)$(bindir)/%')
+	rm -rf '$(DESTDIR)$(WWW_DIR)'
 
 # An installation below a folder of its own, for tests and the demo: no root, no touched server.
 stage:
@@ -122,11 +128,14 @@ bench-programs: $(BENCH_PROGRAMS)
 
 test:
 	+test/run $(TESTS)
+# The pictures of doc/, anew.
+screenshots:
+	+IOT_SCREENSHOTS=doc/images test/run test/t/106_page.pl
 demo:
 	+test/demo/demo
 bench:
 	+test/bench/bench $(BENCH)
 
-.PHONY: install-more uninstall-more stage unit fuzz test demo bench bench-programs
+.PHONY: screenshots install-more uninstall-more stage unit fuzz test demo bench bench-programs
 
 -include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d)

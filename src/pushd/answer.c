@@ -21,6 +21,7 @@
 
 #define FILE_CHUNK		16384
 #define REPLY_DEADLINE_MS 15000
+#define HOST_CHARACTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-:[]"
 
 struct HttpReply
 {
@@ -33,14 +34,21 @@ struct HttpReply
 
 static int	www = -1;
 
-/* Remembers the folder whose files are served. */
+/*
+ * Remembers the folder whose files are served: the one that was asked for, or the one that came with
+ * the installation, which need not be there.  An empty path is none at all.
+ */
 bool
 http_open_www(const char *path)
 {
-	www = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (www < 0)
+	const char *folder = path != NULL ? path : DEFAULT_WWW;
+
+	if (folder[0] == '\0')
+		return true;
+	www = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (www < 0 && path != NULL)
 		log_line("could not open folder \"%s\": %s", path, strerror(errno));
-	return www >= 0;
+	return www >= 0 || path == NULL;
 }
 
 void
@@ -167,6 +175,7 @@ answer_metrics(Client *client, const Request *request)
 	COUNTER("closed_error_total", "Sockets closed for what they sent.", metrics.closed_error);
 	COUNTER("database_connects_total", "Connections made to the database.",
 			metrics.database_connects);
+	COUNTER("requests_total", "Questions and orders of users.", metrics.requests);
 	COUNTER("hints_total", "Wake-ups by NOTIFY.", metrics.hints);
 	COUNTER("value_polls_total", "Statements about live measurements.", metrics.value_polls);
 	COUNTER("values_sent_total", "Live measurements taken by sockets.", metrics.values_sent);
@@ -256,6 +265,8 @@ open_file(char *path, const char **name, off_t *size)
 void
 answer_file(Client *client, const Request *request)
 {
+	char		sockets[512] = "";
+	char	   *policy;
 	const char *name;
 	off_t		size;
 	int			fd = www >= 0 ? open_file(request->path, &name, &size) : -1;
@@ -270,10 +281,27 @@ answer_file(Client *client, const Request *request)
 		close(fd);
 		fd = -1;
 	}
-	answer_head(client, "200 OK", content_type(name),
-				"Content-Security-Policy: default-src 'self'; connect-src 'self' ws: wss:; "
-				"img-src 'self' data:; frame-ancestors 'none'; base-uri 'none'\r\n"
-				"Referrer-Policy: no-referrer\r\n", size, fd, "");
+	/* not every browser takes 'self' to mean the WebSocket beside the page */
+	if (strspn(request->host, HOST_CHARACTERS) == strlen(request->host))
+		snprintf(sockets, sizeof(sockets), " ws://%.200s wss://%.200s", request->host,
+				 request->host);
+	if (asprintf(&policy,
+				 "Content-Security-Policy: default-src 'none'; script-src 'self'; "
+				 "style-src 'self'; img-src 'self'; font-src 'self'; manifest-src 'self'; "
+				 "connect-src 'self'%s; frame-ancestors 'none'; base-uri 'none'; "
+				 "form-action 'none'\r\n"
+				 "X-Frame-Options: DENY\r\n"
+				 "Cross-Origin-Opener-Policy: same-origin\r\n"
+				 "Permissions-Policy: camera=(), geolocation=(), microphone=()\r\n"
+				 "Referrer-Policy: no-referrer\r\n", sockets) < 0)
+	{
+		if (fd >= 0)
+			close(fd);
+		client_kill(client);
+		return;
+	}
+	answer_head(client, "200 OK", content_type(name), policy, size, fd, "");
+	free(policy);
 }
 
 /* Writes the next part of the answer.  Nonzero closes the connection at once. */

@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 
 #include "pushd/feed.h"
+#include "pushd/request.h"
 #include "pushd/telemetry.h"
 
 static Client *clients;
@@ -112,6 +113,7 @@ client_close(Client *client, uint16_t code, const char *reason)
 	feed_forget(client);
 	telemetry_forget(client);
 	recheck_forget(client);
+	request_forget(client);
 	user_leave(client);
 	queue_free(client, client->queue, false);
 	client->queue = NULL;
@@ -475,6 +477,7 @@ client_end(Client *client)
 	feed_forget(client);
 	telemetry_forget(client);
 	recheck_forget(client);
+	request_forget(client);
 	user_leave(client);
 	queue_free(client, client->queue, false);
 	queue_free(client, client->unconfirmed, false);

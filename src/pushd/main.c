@@ -21,6 +21,7 @@
 #include "core/utf8.h"
 #include "pushd/feed.h"
 #include "pushd/pg.h"
+#include "pushd/request.h"
 
 #define SPARE_DESCRIPTORS	64
 #define STOP_MS				2500
@@ -166,7 +167,8 @@ usage(FILE *stream)
 		  "  --jwt-aud AUDIENCE        take only tokens whose \"aud\" names this audience\n"
 		  "  --allow-origin ORIGIN     a further origin whose pages may connect, as\n"
 		  "                            https://example.org; repeatable; \"*\" for all\n"
-		  "  --www DIR                 serve the files of this folder\n"
+		  "  --www DIR                 serve the files of this folder instead of the live page;\n"
+		  "                            '' serves none\n"
 		  "  --tls-cert FILE, --tls-key FILE\n"
 		  "                            speak TLS with this certificate chain and key (PEM)\n"
 		  "  --max-connections N       open connections (10000)\n"
@@ -450,6 +452,7 @@ stop(void)
 			break;
 	}
 	feed_stop();
+	request_stop();
 	lws_context_destroy(context);
 	auth_keys_free(keys);
 }
@@ -471,7 +474,7 @@ main(int argc, char **argv)
 	(void) setenv("RES_OPTIONS", "timeout:1 attempts:2", 0);
 	catch_signals();
 	keys = load_keys();
-	if (keys == NULL || (options.www != NULL && !http_open_www(options.www)))
+	if (keys == NULL || !http_open_www(options.www))
 		return 1;
 	raise_limits();
 	if (!make_context())

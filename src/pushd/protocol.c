@@ -18,6 +18,7 @@
 #include "core/glob.h"
 #include "core/utf8.h"
 #include "pushd/feed.h"
+#include "pushd/request.h"
 #include "pushd/telemetry.h"
 
 #define MAX_ID			INT64_C(9007199254740991)	/* what a double holds exactly */
@@ -354,7 +355,21 @@ take_auth(Client *client, const cJSON *request)
 }
 
 static void
-take_request(Client *client, const cJSON *request)
+take_log_in(Client *client, const cJSON *request)
+{
+	const char *username =
+		cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "username"));
+	const char *password =
+		cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "password"));
+
+	if (username == NULL || password == NULL)
+		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
+	else
+		request_log_in(client, username, password);
+}
+
+static void
+take_request(Client *client, const cJSON *request, const char *text, size_t len)
 {
 	const char *op = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "op"));
 	const cJSON *id_item = cJSON_GetObjectItemCaseSensitive(request, "id");
@@ -369,11 +384,13 @@ take_request(Client *client, const cJSON *request)
 		take_ack(client, request);
 	else if (strcmp(op, "auth") == 0)
 		protocol_error(client, NULL, "invalid", "this connection has its user already");
-	else if (strcmp(op, "subscribe") != 0 && strcmp(op, "unsubscribe") != 0 &&
-			 strcmp(op, "live") != 0)
+	else if (!request_is_op(op) && strcmp(op, "subscribe") != 0 &&
+			 strcmp(op, "unsubscribe") != 0 && strcmp(op, "live") != 0)
 		protocol_error(client, has_id ? &id : NULL, "unsupported", "unknown op");
 	else if (!has_id)
 		protocol_error(client, NULL, "invalid", "id is missing");
+	else if (request_is_op(op))
+		request_send(client, id, text, len);
 	else if (strcmp(op, "subscribe") == 0)
 		take_subscribe(client, request, id);
 	else if (strcmp(op, "live") == 0)
@@ -404,12 +421,14 @@ protocol_message(Client *client, const char *text, size_t len)
 
 		if (op != NULL && strcmp(op, "auth") == 0)
 			take_auth(client, request);
+		else if (op != NULL && strcmp(op, "login") == 0)
+			take_log_in(client, request);
 		else
 			client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
 	}
 	else if (!cJSON_IsObject(request))
 		protocol_error(client, NULL, "invalid", "message is not a JSON object");
 	else
-		take_request(client, request);
+		take_request(client, request, text, len);
 	cJSON_Delete(request);
 }

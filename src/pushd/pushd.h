@@ -8,7 +8,8 @@
  * knows whose they are, queue.c holds what waits for them, frame.c reads frames, auth.c judges
  * tokens, protocol.c understands what clients say, pg.c connects to the database, and feed.c
  * decides what is asked there: live.c what is new, catchup.c what one client missed, record.c what
- * was taken, telemetry.c what sensors say, recheck.c who still may be connected.
+ * was taken, telemetry.c what sensors say, recheck.c who still may be connected.  request.c has
+ * questions and orders of users answered.
  */
 #ifndef IOT_PUSHD_PUSHD_H
 #define IOT_PUSHD_PUSHD_H
@@ -94,6 +95,7 @@ typedef struct Metrics
 	uint64_t	hints;
 	uint64_t	value_polls;	/* statements about live measurements */
 	uint64_t	values_sent;	/* live measurements taken by a socket */
+	uint64_t	requests;		/* questions and orders handed to the database */
 } Metrics;
 
 /* A text on its way to any number of sockets, with its frame header before it. */
@@ -205,6 +207,8 @@ struct Client
 	int64_t		last_seq;		/* highest sequence number queued */
 	int64_t    *seen;			/* seqs of pending deliveries that went to this socket */
 	int			n_seen;
+	int			n_requests;		/* that wait for their answer */
+	int			n_log_ins;		/* tried on this connection */
 	int			n_subscriptions;	/* watches included */
 	Subscription *subscriptions;
 	Watch	   *watches;		/* of live measurements */
