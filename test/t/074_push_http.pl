@@ -96,7 +96,7 @@ like($head, qr{^content-length: 3\r?$}mi, '... but its length');
 is("$status $body", "200 <!doctype html>\n", 'the page');
 like($head, qr{^content-type: text/html; charset=utf-8}mi, '... with its type');
 like($head, qr/^x-content-type-options: nosniff/mi, '... that nobody guesses');
-like($head, qr/^content-security-policy: default-src 'self'/mi, '... and loads from here only');
+like($head, qr/^content-security-policy: default-src 'none'; script-src 'self'; style-src 'self';/mi, '... and loads from here only');
 ($status, $head, $body) = get('/app.js');
 is(length $body, 300_000, 'a larger file comes whole');
 like($head, qr{^content-type: text/javascript}mi, '... with its type');
