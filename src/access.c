@@ -160,7 +160,12 @@ claimed_username(void)
 			RegisterXactCallback(forget_claims, NULL);
 			forget_registered = true;
 		}
-		judged_claims = NULL;
+		/* a transaction may have any number of statements */
+		if (judged_claims != NULL)
+			pfree(judged_claims);
+		if (judged_username != NULL)
+			pfree(judged_username);
+		judged_claims = judged_username = NULL;
 		judged_at = GetCurrentStatementStartTimestamp();
 		judged_username = username ? MemoryContextStrdup(TopTransactionContext, username) : NULL;
 		judged_claims = MemoryContextStrdup(TopTransactionContext, claims);
