@@ -324,6 +324,8 @@ iot_alarm_end(IotAlarmBatch *batch)
 	iot_alarm_judge_points(batch);
 	if (batch->step_count > 0)
 		iot_alarm_write(batch);
+	if (batch->devices != NIL)
+		iot_alarm_mark_devices(batch);
 	if (batch->remembers)
 		iot_alarm_store(batch);
 	iot_alarm_store_errors(batch);

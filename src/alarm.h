@@ -150,6 +150,7 @@ extern void iot_alarm_lock_devices(const pg_uuid_t *device_ids, int count);
 extern int	iot_alarm_try_lock_devices(pg_uuid_t *device_ids, int count);
 extern void iot_alarm_load(IotAlarmBatch *batch);
 extern void iot_alarm_load_devices(IotAlarmBatch *batch);
+extern void iot_alarm_mark_devices(IotAlarmBatch *batch);
 extern void iot_alarm_store(IotAlarmBatch *batch);
 
 /* alarm_write.c */

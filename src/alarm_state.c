@@ -45,6 +45,11 @@ static IotPlan try_locks = {
 	" AND s.alarm_rule_id = " NO_RULE " ORDER BY s.device_id FOR NO KEY UPDATE SKIP LOCKED",
 	1, {UUIDARRAYOID}
 };
+static IotPlan mark_locks = {
+	"UPDATE iot.alarm_rule_state SET judged_at = clock_timestamp()"
+	" WHERE device_id = ANY ($1) AND alarm_rule_id = " NO_RULE,
+	1, {UUIDARRAYOID}
+};
 static IotPlan select_open = {
 	"SELECT a.device_id, a.alarm_rule_id, a.alarm_id, a.opened_at, a.severity FROM iot.alarm a"
 	" WHERE a.status = 'OPENED' AND a.device_id = ANY ($1)",
@@ -528,6 +533,47 @@ must_be_written(const IotAlarmRun *run, TimestampTz due_at)
 	/* a silence that ends is none the sweep must hear of: it looks again when it comes by */
 	return due_at < run->stored_due_at - slack ||
 		(due_at > run->stored_due_at + slack && run->rule->kind != IOT_ALARM_NO_DATA);
+}
+
+static bool
+moved_on(const IotAlarmWatch *watch)
+{
+	for (int i = 0; watch != NULL && i < watch->run_count; i++)
+	{
+		const IotRuleState *state = &watch->runs[i].state;
+		const IotRuleState *stored = &watch->runs[i].stored;
+
+		if (state->level != stored->level || state->opened_at != stored->opened_at ||
+			state->clear != stored->clear || !same_tracks(state, stored))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Writes the locks of devices whose conditions have moved on, so that a transaction with an older
+ * snapshot, which does not see that, fails where it would take the lock.
+ */
+void
+iot_alarm_mark_devices(IotAlarmBatch *batch)
+{
+	Datum	   *ids = palloc_extended(sizeof(Datum) * (list_length(batch->devices) + 1),
+									  MCXT_ALLOC_HUGE);
+	int			count = 0;
+	Datum		arg;
+	ListCell   *lc;
+
+	foreach(lc, batch->devices)
+	{
+		IotAlarmDevice *device = lfirst(lc);
+
+		if (moved_on(device->watch))
+			ids[count++] = UUIDPGetDatum(&device->device_id);
+	}
+	if (count == 0)
+		return;
+	arg = uuid_array(ids, count);
+	(void) iot_plan_execute(&mark_locks, &arg, NULL);
 }
 
 enum

@@ -329,4 +329,28 @@ SELECT is((SELECT count(*) FROM iot.alarm_rule r, iot.backtest_alarm_rule(r.alar
 		WHERE r.name = 'gone' AND b.closed_at - b.opened_at <> interval '40 minutes'), 0::bigint,
 	'hours that the clock leaves out are none, or as long as ever');
 
+-- two-phase commit carries all of it
+SELECT fresh() \g /dev/null
+INSERT INTO iot.alarm_rule (name, kind, parameter_id, severity, comparison, threshold, duration, time_zone, weekdays)
+	VALUES ('lasting', 'threshold', :'temperature', 'red', '>', 80, '10 s', 'UTC', '{1,2,3,4,5,6}');
+INSERT INTO iot.alarm_rule (name, kind, parameter_id, timeout) VALUES ('silence', 'no_data', :'temperature', '1 day');
+INSERT INTO iot.alarm_rule (name, kind, condition) VALUES ('condition', 'condition', '$.temperature > 80 && $.valve == 0'),
+	('broken', 'condition', '$.attributes.since.datetime() < "2020-01-01T00:00:00+00:00".datetime()');
+BEGIN;
+SELECT feed('boiler', 0, '{"temperature": 90, "valve": 0}') \g /dev/null
+PREPARE TRANSACTION 'alarms';
+SELECT is(told('boiler'), NULL, 'a prepared transaction has opened nothing yet');
+COMMIT PREPARED 'alarms';
+SELECT is(told('boiler'), 'condition 0-', 'until it is committed');
+SELECT is(failures(), 'broken t 1', 'with its failures');
+SELECT is((SELECT count(*) FROM iot.alarm_rule_state s JOIN iot.alarm_rule r USING (alarm_rule_id)
+	WHERE s.due_at IS NOT NULL AND s.device_id = :'boiler'), 2::bigint, 'and what is due');
+BEGIN;
+SELECT feed('boiler', 1, '{"valve": 1}') \g /dev/null
+PREPARE TRANSACTION 'alarms';
+ROLLBACK PREPARED 'alarms';
+SELECT is(told('boiler'), 'condition 0-', 'or is not');
+SELECT feed('boiler', 2, '{"valve": 1}') \g /dev/null
+SELECT is(told('boiler'), 'condition 0-2', 'and leaves nothing locked');
+
 SELECT * FROM finish();
