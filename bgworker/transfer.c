@@ -11,13 +11,13 @@
  * there, so they are blocked whenever libcurl may start one: a thread inherits its maker's mask.
  * That thread calls getaddrinfo and nothing of ours, and libcurl is told not to wait for it.
  *
- * What is particular to a channel is in webhook.c and email.c.
+ * What is particular to a channel is in webhook.c and email.c.  A channel may have libcurl make the
+ * connection, and talk over it itself: a dialog, whose socket is in the same epoll descriptor.
  */
 #include "postgres.h"
 
 #include <signal.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "miscadmin.h"
@@ -25,9 +25,6 @@
 #include "utils/timestamp.h"
 
 #include "bgworker/transfer.h"
-
-/* Connections that libcurl keeps: it closes the oldest of more, politely, that is, waiting. */
-#define CONNECTIONS_MAX	64
 
 static CURLM *multi = NULL;
 static int	epoll_fd = -1;
@@ -99,7 +96,7 @@ iot_transfer_init(void)
 		ereport(ERROR, (errmsg("could not start the HTTP and mail client")));
 	curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, watch_socket);
 	curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, set_timer);
-	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) CONNECTIONS_MAX);
+	curl_multi_setopt(multi, CURLMOPT_MAXCONNECTS, (long) IOT_WEBHOOK_MAX);
 }
 
 static void
@@ -124,6 +121,7 @@ iot_transfer_new(IotChannel channel, int64 seq, const char *receiver, const char
 		if (transfer->easy != NULL)
 			continue;
 		memset(transfer, 0, sizeof(*transfer));
+		transfer->socket = CURL_SOCKET_BAD;
 		transfer->judge = judge;
 		transfer->result.channel = channel;
 		transfer->result.seq = seq;
@@ -165,6 +163,7 @@ iot_transfer_configure(IotTransfer *transfer, const char *url, const char *proto
 	CURL	   *easy = transfer->easy;
 	bool		ok = true;
 
+	transfer->timeout_ms = timeout_ms;
 	ok = ok && curl_easy_setopt(easy, CURLOPT_URL, url) == CURLE_OK;
 #if LIBCURL_VERSION_NUM >= 0x075500
 	ok = ok && curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, protocols) == CURLE_OK;
@@ -211,24 +210,80 @@ iot_transfer_begin(IotTransfer *transfer, bool ok)
 	return true;
 }
 
-/*
- * Ends the connection that a mail has used: libcurl would keep it, and on closing it some day say
- * QUIT and wait for the answer.
- */
-static void
-drop_connection(IotTransfer *transfer)
+/* The connection is there: what follows is the channel's to say.  False where it cannot be. */
+static bool
+begin_dialog(IotTransfer *transfer)
 {
-	curl_socket_t used = CURL_SOCKET_BAD;
+	struct epoll_event event = {.events = EPOLLIN | EPOLLOUT};
 
-	if (transfer->result.channel == IOT_CHANNEL_EMAIL &&
-		curl_easy_getinfo(transfer->easy, CURLINFO_ACTIVESOCKET, &used) == CURLE_OK &&
-		used != CURL_SOCKET_BAD)
-		(void) shutdown(used, SHUT_RDWR);
+	if (curl_easy_getinfo(transfer->easy, CURLINFO_ACTIVESOCKET, &transfer->socket) != CURLE_OK ||
+		transfer->socket == CURL_SOCKET_BAD)
+		return false;
+	event.data.fd = transfer->socket;
+	if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, transfer->socket, &event) != 0 &&
+		(errno != EEXIST || epoll_ctl(epoll_fd, EPOLL_CTL_MOD, transfer->socket, &event) != 0))
+		return false;
+	transfer->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), transfer->timeout_ms);
+	return true;
+}
+
+/* Ends a transfer, and frees its slot. */
+static void
+end_transfer(IotTransfer *transfer, IotTransferResult *result)
+{
+	*result = transfer->result;
+	if (transfer->socket != CURL_SOCKET_BAD)
+		(void) epoll_ctl(epoll_fd, EPOLL_CTL_DEL, transfer->socket, NULL);
+	(void) curl_multi_remove_handle(multi, transfer->easy);
+	release(transfer);
+	under_way--;
+}
+
+/* Carries on the dialogs; returns how many ended. */
+static int
+turn_dialogs(IotTransferResult *results)
+{
+	int			ended = 0;
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < IOT_TRANSFER_MAX; i++)
+	{
+		IotTransfer *transfer = &transfers[i];
+		struct epoll_event event = {0};
+
+		if (transfer->easy == NULL || transfer->socket == CURL_SOCKET_BAD)
+			continue;
+		if (transfer->dialog(transfer))
+			end_transfer(transfer, &results[ended++]);
+		else if (now >= transfer->deadline)
+		{
+			transfer->judge(transfer, CURLE_OPERATION_TIMEDOUT);
+			end_transfer(transfer, &results[ended++]);
+		}
+		else
+		{
+			event.data.fd = transfer->socket;
+			event.events = EPOLLIN | (transfer->out_left > 0 ? EPOLLOUT : 0);
+			(void) epoll_ctl(epoll_fd, EPOLL_CTL_MOD, transfer->socket, &event);
+		}
+	}
+	return ended;
+}
+
+static bool
+is_dialog(curl_socket_t socket)
+{
+	for (int i = 0; i < IOT_TRANSFER_MAX; i++)
+	{
+		if (transfers[i].easy != NULL && transfers[i].socket == socket)
+			return true;
+	}
+	return false;
 }
 
 /*
- * Lets libcurl do what it can without waiting; returns how many transfers ended, their results in
- * results, which has room for IOT_TRANSFER_MAX.
+ * Lets all of them do what they can without waiting; returns how many transfers ended, their results
+ * in results, which has room for IOT_TRANSFER_MAX.
  */
 int
 iot_transfer_turn(IotTransferResult *results)
@@ -250,6 +305,8 @@ iot_transfer_turn(IotTransferResult *results)
 	{
 		int			what = 0;
 
+		if (is_dialog(events[i].data.fd))
+			continue;
 		if (events[i].events & (EPOLLIN | EPOLLHUP))
 			what |= CURL_CSELECT_IN;
 		if (events[i].events & EPOLLOUT)
@@ -273,13 +330,16 @@ iot_transfer_turn(IotTransferResult *results)
 			continue;
 		(void) curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE, &owner);
 		transfer = (IotTransfer *) owner;
+		if (code == CURLE_OK && transfer->dialog != NULL)
+		{
+			if (begin_dialog(transfer))
+				continue;
+			code = CURLE_COULDNT_CONNECT;
+		}
 		transfer->judge(transfer, code);
-		results[ended++] = transfer->result;
-		drop_connection(transfer);
-		(void) curl_multi_remove_handle(multi, transfer->easy);
-		release(transfer);
-		under_way--;
+		end_transfer(transfer, &results[ended++]);
 	}
+	ended += turn_dialogs(results + ended);
 	restore_signals(&saved);
 	return ended;
 }
@@ -312,7 +372,15 @@ iot_transfer_socket(void)
 long
 iot_transfer_timeout_ms(void)
 {
-	if (under_way == 0 || wakeup_at == 0)
+	TimestampTz first = wakeup_at;
+
+	if (under_way == 0)
 		return -1;
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), wakeup_at);
+	for (int i = 0; i < IOT_TRANSFER_MAX; i++)
+	{
+		if (transfers[i].easy != NULL && transfers[i].socket != CURL_SOCKET_BAD &&
+			(first == 0 || transfers[i].deadline < first))
+			first = transfers[i].deadline;
+	}
+	return first == 0 ? -1 : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), first);
 }

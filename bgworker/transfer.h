@@ -7,6 +7,8 @@
 
 #include <curl/curl.h>
 
+#include "datatype/timestamp.h"
+
 typedef enum IotChannel
 {
 	IOT_CHANNEL_WEBHOOK, IOT_CHANNEL_EMAIL
@@ -40,19 +42,34 @@ typedef struct IotTransfer IotTransfer;
 /* Says how a transfer ended, in its result: ok, final, unreachable, error. */
 typedef void (*IotTransferJudge) (IotTransfer *transfer, CURLcode code);
 
+/*
+ * Talks over a connection that libcurl has made, as far as that goes without waiting; true when it
+ * has ended, with the result filled in.
+ */
+typedef bool (*IotTransferDialog) (IotTransfer *transfer);
+
 /* A slot.  Everything in it is malloc's, and freed with it. */
 struct IotTransfer
 {
 	CURL	   *easy;			/* NULL: the slot is free */
-	struct curl_slist *list;	/* headers, or recipients */
+	struct curl_slist *list;	/* headers, or commands */
 	char	   *body;
 	size_t		body_len;
-	size_t		sent;			/* of the body */
 	size_t		received;
 	IotTransferJudge judge;
 	IotTransferResult result;
 	char		message[CURL_ERROR_SIZE];
-	char		reply[128];		/* the last line of the receiver's answer, printable */
+	/* of a dialog */
+	IotTransferDialog dialog;	/* NULL: libcurl does it all */
+	curl_socket_t socket;		/* while it goes on, else CURL_SOCKET_BAD */
+	int			timeout_ms;
+	TimestampTz deadline;
+	const struct curl_slist *next;	/* what to say after this */
+	const char *out;			/* what is being said, and how much of it is left */
+	size_t		out_left;
+	bool		last;			/* of what there is to say */
+	char		reply[128];		/* the line that comes, or the last one, printable */
+	size_t		reply_len;
 };
 
 extern void iot_transfer_init(void);

@@ -67,6 +67,61 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f
 		AND c.relowner <> 'iot_owner'::regrole
 $function$;
 
+-- Channels on which people and systems are to be told and cannot be.
+CREATE OR REPLACE FUNCTION iot_internal.check_delivery()
+RETURNS TABLE (severity text, finding text, hint text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1 SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
+#variable_conflict use_column
+DECLARE
+	row record;
+	audiences text[] := ARRAY(
+		SELECT r.audience FROM iot.notification_rule r WHERE r.enabled AND r.channel = 'email'
+		UNION
+		SELECT s.audience FROM iot.escalation_step s
+			JOIN iot.notification_rule r ON r.notification_rule_id = s.notification_rule_id
+			WHERE r.enabled AND s.channel = 'email');
+	users text[];
+BEGIN
+	IF cardinality(audiences) > 0 AND NOT EXISTS (SELECT FROM iot.mail_server m WHERE m.enabled) THEN
+		RETURN QUERY VALUES ('error', 'rules tell people by e-mail and no mail server is enabled',
+			'INSERT INTO iot.mail_server (name, url, sender) VALUES (...); or enable the one that is there.');
+	END IF;
+	users := ARRAY(
+		SELECT u.username FROM iot.app_user u
+			WHERE u.enabled AND u.email IS NULL AND EXISTS (
+				SELECT FROM unnest(audiences) AS a(audience)
+				-- whoever may view some device may be among the viewers; an author is anybody
+				WHERE CASE WHEN a.audience = 'viewers' THEN EXISTS (
+						SELECT FROM iot.user_group_member m
+							JOIN iot.access_grant g ON g.user_group_id = m.user_group_id
+							WHERE m.app_user_id = u.app_user_id)
+					ELSE iot_internal.in_audience(u.username, a.audience, NULL) END)
+			ORDER BY u.username);
+	IF cardinality(users) > 0 THEN
+		RETURN QUERY VALUES ('warning',
+			format('rules tell people by e-mail who have no address: %s%s', array_to_string(users[:5], ', '),
+				CASE WHEN cardinality(users) > 5
+					THEN format(' and %s more', cardinality(users) - 5) ELSE '' END),
+			'UPDATE iot.app_user SET email = ... or leave them to the other channels.');
+	END IF;
+	SELECT count(*) AS waiting, max(d.last_error) AS error INTO row FROM iot.delivery d
+		WHERE d.channel = 'email' AND d.status = 'PENDING' AND d.last_error IS NOT NULL;
+	IF row.waiting > 0 THEN
+		RETURN QUERY VALUES ('warning',
+			format('e-mail waits after failed attempts, %s so far: %s', row.waiting, row.error),
+			'Look at the mail server''s row in iot.mail_server. What waits is sent once it works.');
+	END IF;
+	FOR row IN SELECT d.channel, count(*) AS failed, max(d.last_error) AS error FROM iot.delivery d
+			WHERE d.status = 'FAILED' AND d.created_at > now() - interval '1 day'
+			GROUP BY d.channel ORDER BY d.channel LOOP
+		RETURN QUERY VALUES ('warning',
+			format('%s deliveries of the channel "%s" were given up in the last day: %s', row.failed,
+				row.channel, row.error),
+			'See iot.delivery; set status = ''PENDING'', attempts = 0, next_attempt_at = now() to try again.');
+	END LOOP;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION iot.check()
 RETURNS TABLE (severity text, finding text, hint text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
@@ -256,6 +311,7 @@ BEGIN
 		RETURN QUERY VALUES ('warning', 'notifications wait and no push daemon is connected',
 			'Start iot-pushd, with a role that is a member of iot_pushd.');
 	END IF;
+	RETURN QUERY SELECT c.severity, c.finding, c.hint FROM iot_internal.check_delivery() AS c;
 	FOR row IN SELECT l.reason, count(*) AS letters FROM iot.dead_letter l
 		WHERE l.created_at > now() - interval '1 hour' GROUP BY l.reason ORDER BY l.reason LOOP
 		RETURN QUERY VALUES ('warning', format('%s messages of the last hour are dead letters: %s',
@@ -319,6 +375,11 @@ BEGIN
 			'notifications', (
 				SELECT jsonb_build_object('pending', coalesce(sum(d.pending), 0),
 					'by_channel', coalesce(jsonb_object_agg(d.channel, d.pending), '{}'),
+					'failed', (SELECT coalesce(jsonb_object_agg(f.channel, f.failed), '{}')
+						FROM (SELECT g.channel, count(*) AS failed FROM iot.delivery g
+							WHERE g.status = 'FAILED' AND g.created_at > now() - interval '1 day'
+							GROUP BY g.channel) f),
+					'escalations', (SELECT count(*) FROM iot.escalation),
 					'oldest_at', min(d.oldest_at))
 				FROM (SELECT p.channel, count(*) AS pending, min(p.created_at) AS oldest_at
 					FROM iot.delivery p WHERE p.status = 'PENDING' GROUP BY p.channel) d),
@@ -383,6 +444,9 @@ BEGIN
 		UNION ALL
 		SELECT 'notifications_pending', n.key, n.value::double precision
 			FROM jsonb_each_text(status #> '{notifications,by_channel}') n
+		UNION ALL
+		SELECT 'notifications_failed', n.key, n.value::double precision
+			FROM jsonb_each_text(status #> '{notifications,failed}') n
 		UNION ALL
 		SELECT 'dead_letters', l.key, l.value::double precision
 			FROM jsonb_each_text(status #> '{dead_letters,by_reason}') l
