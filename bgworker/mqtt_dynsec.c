@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -108,6 +109,7 @@ iot_dynsec_subscribed(int mid, int granted)
 {
 	if (dynsec.state != DYNSEC_SUBSCRIBING || mid != dynsec.mid)
 		return false;
+	dynsec.mid = 0;
 	if (granted >= 0x80)
 		dynsec.refused = "the adapter's user may not read the plugin's answers";
 	else
@@ -120,6 +122,7 @@ iot_dynsec_published(int mid, int reason)
 {
 	if (dynsec.state != DYNSEC_ASKED || mid != dynsec.mid)
 		return false;
+	dynsec.mid = 0;				/* the number is free for a command */
 	/* "nobody is subscribed" is the usual answer: the broker itself takes these */
 	if (reason == 0x87)
 		dynsec.refused = "the adapter's user may not write to the plugin";
@@ -180,7 +183,9 @@ turn_body(void *arg)
 	values[1] = BoolGetDatum(job->begins);
 	values[2] = values[3] = (Datum) 0;
 	if (job->answer != NULL)
-		values[2] = CStringGetTextDatum(job->answer);
+		/* raises where it is not UTF-8 */
+		values[2] = CStringGetTextDatum(pg_any_to_server(job->answer, strlen(job->answer),
+														 PG_UTF8));
 	else
 		nulls[2] = 'n';
 	if (job->error != NULL)
@@ -193,8 +198,9 @@ turn_body(void *arg)
 	if (!isnull)
 	{
 		MemoryContext old = MemoryContextSwitchTo(job->context);
+		char	   *string = TextDatumGetCString(request);
 
-		job->request = TextDatumGetCString(request);
+		job->request = pg_server_to_any(string, strlen(string), PG_UTF8);
 		MemoryContextSwitchTo(old);
 	}
 }

@@ -34,16 +34,14 @@ BEGIN
 				AND iot_internal.has_dynsec(d.adapter_id)
 				AND EXISTS (SELECT FROM iot.device_credential c WHERE c.device_id = d.device_id);
 	ELSIF TG_TABLE_NAME = 'device' THEN
-		-- the one that it has left as well
+		-- the one that it has left as well, whose broker may be taking a credential in right now
 		INSERT INTO iot.dynsec_change (adapter_id, priority, device_id)
 			SELECT DISTINCT a.adapter_id::uuid, 0, (old ->> 'device_id')::uuid
 			FROM (VALUES (old ->> 'adapter_id'), (new ->> 'adapter_id')) AS a (adapter_id)
 			WHERE iot_internal.has_dynsec(a.adapter_id::uuid)
-				AND (EXISTS (SELECT FROM iot.device_credential c
-						WHERE c.device_id = (old ->> 'device_id')::uuid)
-					OR EXISTS (SELECT FROM iot.dynsec_role r
-						WHERE r.adapter_id = a.adapter_id::uuid
-							AND r.device_id = (old ->> 'device_id')::uuid));
+				AND (old ->> 'adapter_id' IS DISTINCT FROM new ->> 'adapter_id'
+					OR EXISTS (SELECT FROM iot.device_credential c
+						WHERE c.device_id = (old ->> 'device_id')::uuid));
 	ELSE
 		INSERT INTO iot.dynsec_change (adapter_id, priority, device_id)
 			SELECT d.adapter_id, CASE TG_OP WHEN 'INSERT' THEN 1 ELSE 0 END, d.device_id

@@ -439,6 +439,12 @@ BEGIN
 			MESSAGE = format('%s has only part of the options for registering devices', what),
 			HINT = 'The options "register_group" and "register_type" go together, and "register_limit" goes with them.';
 	END IF;
+	-- it would be kept out by the device's password
+	IF EXISTS (SELECT FROM iot.device_credential c WHERE c.username = NEW.options ->> 'username') THEN
+		RAISE EXCEPTION USING ERRCODE = 'duplicate_object',
+			MESSAGE = format('user name "%s" is that of a device', NEW.options ->> 'username'),
+			HINT = 'Let the adapter log in under another name.';
+	END IF;
 	IF NEW.options ? 'cert_file' <> NEW.options ? 'key_file' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('%s has only one of certificate and key', what),

@@ -83,6 +83,8 @@ UPDATE iot.adapter SET options = '{"username": "kiln"}';
 SELECT throws_ok($$SELECT iot.create_device_credential('kiln')$$, '42710',
 	'user name "kiln" is that of an adapter', 'no device logs in as an adapter');
 UPDATE iot.adapter SET options = '{}';
+SELECT throws_ok($$UPDATE iot.adapter SET options = '{"username": "boiler"}'$$, '42710',
+	'user name "boiler" is that of a device', 'and no adapter as a device');
 SELECT throws_ok($$UPDATE iot.adapter SET options = '{"device_credentials": "yes"}'$$, '22023',
 	'invalid option "device_credentials" of adapter "mqtt": "yes"', 'an option has two values');
 
@@ -148,6 +150,13 @@ SELECT is((SELECT count(*) FROM iot.dynsec_change), 1::bigint, 'its adapter is t
 UPDATE iot.device_type SET description = 'x';
 UPDATE iot.device SET description = 'x';
 SELECT is((SELECT count(*) FROM iot.dynsec_change), 1::bigint, 'but of nothing else');
+-- a device that goes, though nothing is known of it at the broker yet
+SELECT iot.create_device('brief', '{}') AS brief \gset
+DELETE FROM iot.device WHERE name = 'brief';
+SELECT is((SELECT count(*) FROM iot.dynsec_change WHERE device_id = :'brief'), 1::bigint,
+	'a device that goes is looked at, whatever is on its way');
+DELETE FROM iot.dynsec_change WHERE device_id = :'brief';
+
 -- who is to be locked out comes before who is to be let in, however many these are
 SELECT iot.create_device('many-' || n, '{}') FROM generate_series(1, 300) n \g /dev/null
 SELECT iot.create_device_credential('many-' || n) FROM generate_series(1, 300) n \g /dev/null

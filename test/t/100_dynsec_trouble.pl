@@ -119,8 +119,19 @@ $iot->psql("SELECT iot.create_device_credential('many-1')");
 $iot->poll("SELECT broker_state = 'present' FROM iot.device_credential WHERE username = 'many-1'");
 pass('3.1.1 does as well');
 
+# several processes of an adapter, one of which speaks with the plugin
+$log = $iot->log_size;
+$iot->use_broker($broker, options => { username => 'iot', password_file => password_file('iot'),
+		device_credentials => 'dynsec', processes => 2 }, wait => 0);
+$iot->poll("SELECT count(*) = 2 FROM iot.worker WHERE kind = 'mqtt adapter' AND state = 'connected'");
+$iot->psql("SELECT iot.create_device_credential('many-3')");
+$iot->poll("SELECT broker_state = 'present' FROM iot.device_credential WHERE username = 'many-3'");
+settled();
+unlike($iot->log_content($log), qr/cannot keep device credentials/, 'two processes do not get in each other\'s way');
+
 # switched off: nothing is handed out, and no password is kept
-$iot->use_broker($broker, options => { username => 'iot', password_file => password_file('iot') });
+$iot->use_broker($broker, wait => 0,
+	options => { username => 'iot', password_file => password_file('iot') });
 $iot->psql("SELECT iot.create_device_credential('many-2')");
 is($iot->psql("SELECT coalesce(broker_state, 'none') FROM iot.device_credential WHERE username = 'many-2'"),
 	'none', 'without the option the broker is left alone');
