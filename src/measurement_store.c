@@ -6,23 +6,38 @@
  * SPI_connect and SPI_finish.  All points of a batch go in with one statement, in the order of
  * (device_id, parameter_id, ts), in which every writer takes its locks.  The first value of a key
  * stays; who comes later with the same value is a duplicate, with another a conflict.
+ *
+ * Looking before each row whether its key is taken costs a third of writing it, and keys are taken only
+ * where something was delivered again.  So a large batch is written as if all of it were new, in a
+ * subtransaction; where that meets a key that is taken, it is written again row by row, and so are the
+ * next batches, until for some time nothing was there already.
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "utils/array.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
 #include "measurement_store.h"
 #include "plan.h"
 
-static IotPlan insert_points = {
-	"INSERT INTO iot.measurement (device_id, parameter_id, ts, value)"
-	" SELECT u.device_id, u.parameter_id, u.ts, u.value"
+#define BOLD_MIN		64		/* points, from which on a subtransaction costs less */
+#define CAREFUL_BATCHES	32		/* after one of which something was there already */
+
+#define INSERT_POINTS \
+	"INSERT INTO iot.measurement (device_id, parameter_id, ts, value)" \
+	" SELECT u.device_id, u.parameter_id, u.ts, u.value" \
 	" FROM unnest($1, $2, $3, $4) AS u (device_id, parameter_id, ts, value)"
-	" ON CONFLICT (device_id, parameter_id, ts) DO NOTHING",
+
+static IotPlan insert_new_points = {
+	INSERT_POINTS, 4, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID}
+};
+static IotPlan insert_points = {
+	INSERT_POINTS " ON CONFLICT (device_id, parameter_id, ts) DO NOTHING",
 	4, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID}
 };
 
@@ -39,6 +54,9 @@ static IotPlan select_conflicts = {
 
 /* Set while rows are on their way whose sensors the registry has just named. */
 static bool resolved = false;
+
+/* So many batches more are written row by row. */
+static int	careful = 0;
 
 /* Whether the rows that the trigger sees came from here; asking takes the answer away. */
 bool
@@ -147,6 +165,69 @@ find_conflicts(IotPoint *points, int count, int kept, Datum *args)
 	SPI_freetuptable(SPI_tuptable);
 }
 
+/* Writes points that are all new; false, with nothing written, where one of them is not. */
+static bool
+insert_boldly(Datum *args, uint64 *stored)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool done = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*stored = iot_plan_execute(&insert_new_points, args, NULL);
+		ReleaseCurrentSubTransaction();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *edata;
+
+		MemoryContextSwitchTo(context);
+		edata = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (edata->sqlerrcode != ERRCODE_UNIQUE_VIOLATION)
+			ReThrowError(edata);
+		FreeErrorData(edata);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return done;
+}
+
+/* Writes points, and says how many of them were not there yet. */
+static uint64
+insert(Datum *args, int count)
+{
+	uint64		stored = 0;
+
+	PG_TRY();
+	{
+		resolved = true;
+		if (careful > 0 || count < BOLD_MIN || !insert_boldly(args, &stored))
+		{
+			resolved = true;
+			stored = iot_plan_execute(&insert_points, args, NULL);
+		}
+	}
+	PG_FINALLY();
+	{
+		resolved = false;
+	}
+	PG_END_TRY();
+	if (stored < count)
+		careful = CAREFUL_BATCHES;
+	else if (careful > 0)
+		careful--;
+	return stored;
+}
+
 /*
  * Writes the points, which it sorts, and says of each what became of it.  May raise: then the
  * caller's transaction is over anyway.
@@ -189,9 +270,7 @@ iot_points_store(IotPoint *points, int count, IotPointCounts *counts)
 	args[4] = TimestampTzGetDatum(first);
 	args[5] = TimestampTzGetDatum(last);
 
-	resolved = true;
-	counts->stored = iot_plan_execute(&insert_points, args, NULL);
-	resolved = false;
+	counts->stored = insert(args, kept);
 	if (counts->stored < kept)
 		find_conflicts(points, count, kept, args);
 	for (int i = 0; i < count; i++)

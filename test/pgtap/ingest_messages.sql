@@ -213,4 +213,43 @@ SELECT throws_ok($$SELECT iot_internal.ingest_messages('nothing', '{}', '{}', '{
 SELECT throws_ok($$SELECT iot_internal.ingest_messages('mqtt', '{a}', '{}', '{}')$$, '2202E', NULL,
 	'messages without payloads');
 
+-- large batches are written as if they were all new
+SELECT iot.create_device('fast', '{temperature}') AS fast \gset
+CREATE FUNCTION many(first integer, last integer, step double precision DEFAULT 0) RETURNS jsonb LANGUAGE sql AS $$
+	SELECT counts(iot_internal.ingest_messages('mqtt', array_agg('iot/fast/telemetry'::text),
+		array_agg(format('{"ts":%s,"temperature":%s}',
+			(extract(epoch FROM date_trunc('second', now())) * 1000)::bigint - 10000 + n, n + step)::bytea ORDER BY n),
+		array_agg(false)) - 'messages')
+	FROM generate_series(first, last) n
+$$;
+SELECT is(many(1, 100), '{"received": 100, "stored": 100}', 'a hundred new ones');
+SELECT is(many(51, 150), '{"received": 100, "stored": 50, "duplicate": 50}', 'half of them delivered again');
+SELECT is(many(151, 250), '{"received": 100, "stored": 100}', 'new ones after that');
+SELECT is(many(201, 300, 0.5), '{"received": 100, "stored": 50, "conflict": 50, "reasons": {"conflict": 50}}',
+	'half of them with other values');
+SELECT is((SELECT count(*) FROM iot.dead_letter WHERE device = 'fast' AND reason = 'conflict'), 50::bigint,
+	'each of which is a dead letter');
+-- until nothing of the kind happened for some time
+DO $$ BEGIN FOR i IN 1 .. 40 LOOP PERFORM many(1000 + i, 1000 + i); END LOOP; END $$;
+SELECT is(many(2001, 2100), '{"received": 100, "stored": 100}', 'and boldly again');
+SELECT is(many(2051, 2150, 0.5), '{"received": 100, "stored": 50, "conflict": 50, "reasons": {"conflict": 50}}',
+	'with the same result');
+SELECT is((SELECT (count(*), sum(value))::text FROM iot.measurement WHERE device_id = :'fast'),
+	(SELECT (count(*), sum(v)::float8)::text FROM (SELECT generate_series(1, 250)::float8 UNION ALL
+		SELECT generate_series(251, 300) + 0.5 UNION ALL SELECT generate_series(1001, 1040) UNION ALL
+		SELECT generate_series(2001, 2100) UNION ALL SELECT generate_series(2101, 2150) + 0.5) AS u (v)),
+	'the first value of each key stays');
+SELECT is(value(:'fast', 'temperature'), 2150.5::float8, 'and the newest is current');
+-- another table's unique constraint is not ours to explain
+CREATE TABLE only_once (n integer PRIMARY KEY);
+GRANT ALL ON only_once TO iot_owner, iot_worker;
+CREATE FUNCTION once() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO public.only_once VALUES (1); RETURN NEW; END';
+CREATE TRIGGER once BEFORE INSERT ON iot.measurement FOR EACH ROW EXECUTE FUNCTION once();
+DO $$ BEGIN FOR i IN 1 .. 40 LOOP
+	DELETE FROM public.only_once; PERFORM many(3000 + i, 3000 + i); DELETE FROM public.only_once; END LOOP; END $$;
+SELECT throws_ok('SELECT many(4001, 4100)', '23505', NULL, 'a violation that is no repeat is the caller''s');
+DROP TRIGGER once ON iot.measurement;
+SELECT throws_ok($$INSERT INTO iot.measurement VALUES (iot_internal.uuidv7(), iot_internal.uuidv7(), now(), 1)$$,
+	'23503', NULL, 'and sensors are looked up after it as before');
+
 SELECT * FROM finish();
