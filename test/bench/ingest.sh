@@ -25,7 +25,8 @@ publish_telemetry()
 
 per_second() { awk -v n="$1" -v s="$2" 'BEGIN { printf "%.0f", n / s }'; }
 
-# Messages a second that a client takes which does nothing with them.
+# Messages a second that a client takes which does nothing with them, in receiver_rate; like the rates
+# below not through a subshell, where the devices' times would start over.
 measure_receiver()
 {
 	local seconds
@@ -37,7 +38,61 @@ measure_receiver()
 	publish_telemetry
 	wait $pid
 	seconds=$(tail -1 "$folder/receiver.log")
-	per_second "$BENCH_TELEMETRY" "$seconds"
+	receiver_rate=$(per_second "$BENCH_TELEMETRY" "$seconds")
+}
+
+# start_publishing notes the time; rate_since is how many messages of a run a second that makes.
+start_publishing() { published_at=$(date +%s.%N); }
+rate_since() { per_second "$BENCH_TELEMETRY" "$(awk -v a="$published_at" -v b="$(date +%s.%N)" 'BEGIN { print b - a }')"; }
+
+# What others would use, before the adapter has a session at this broker.
+bench_peers()
+{
+	local receiver=$1 rate pid
+
+	sql <<-EOC
+	CREATE SCHEMA peer;
+	CREATE TABLE peer.measurement (device text, parameter text, ts timestamptz, value double precision,
+		PRIMARY KEY (device, parameter, ts));
+	CREATE TABLE peer.message (topic text, payload jsonb);
+	EOC
+
+	if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
+		note 'left out   the Node.js bridge: no node and npm here'
+	elif ! { mkdir "$folder/peers" && cp test/bench/peers/* "$folder/peers" &&
+			(cd "$folder/peers" && npm ci --ignore-scripts --no-audit --no-fund) >"$folder/npm.log" 2>&1; }; then
+		note "left out   the Node.js bridge: npm could not install it: $(tail -1 "$folder/npm.log")"
+	else
+		say 'the same through a bridge in Node.js'
+		(cd "$folder/peers" && exec node bridge.js $(load_args) "$BENCH_TELEMETRY" $window) \
+			>"$folder/bridge.log" 2>&1 &
+		pid=$!
+		started+=("$pid")
+		wait_until 'the bridge is subscribed' grep -q ready "$folder/bridge.log"
+		start_publishing
+		publish_telemetry
+		wait "$pid"
+		rate=$(rate_since)
+		[ "$(value 'SELECT pg_catalog.count(*) FROM peer.measurement')" -eq $((3 * BENCH_TELEMETRY)) ]
+		row 'peer: Node.js, mqtt and pg; acknowledged before the commit, only inserted' "$rate messages/s" \
+			"$receiver/s: only received" "$(ratio "$rate" "$receiver")" -
+	fi
+
+	say 'the same through mosquitto_sub and \copy'
+	mosquitto_sub -V mqttv5 -i bench-sub -h 127.0.0.1 -p "$broker_port" -u iot -P "$(cat "$folder/iot.password")" -q 1 \
+		-t 'iot/+/telemetry' -D connect receive-maximum $window -F '%t\t%p' -C "$BENCH_TELEMETRY" 2>"$folder/sub.log" |
+		sql -c '\copy peer.message FROM pstdin' &
+	pid=$!
+	started+=("$pid")
+	wait_until 'mosquitto_sub is subscribed' grep -q 'bench-sub 1 iot/+/telemetry' "$folder/broker.log"
+	start_publishing
+	publish_telemetry
+	wait "$pid"
+	rate=$(rate_since)
+	[ "$(value 'SELECT pg_catalog.count(*) FROM peer.message')" -eq "$BENCH_TELEMETRY" ]
+	row 'peer: mosquitto_sub into psql \copy, one transaction, payloads as they are' "$rate messages/s" \
+		"$receiver/s: only received" "$(ratio "$rate" "$receiver")" -
+	sql -c 'DROP TABLE peer.measurement, peer.message'
 }
 
 counted()
@@ -48,17 +103,28 @@ counted()
 
 has_counted() { [ "$(counted messages)" -ge "$1" ]; }
 
-# measure_adapter [poison]: messages a second from the first one published to the last one committed.
+# measure_adapter [poison]: messages a second from the first one published to the last one committed, in
+# adapter_rate.
 measure_adapter()
 {
-	local before start end
+	local before
 
 	before=$(counted messages)
-	start=$(date +%s.%N)
+	start_publishing
 	publish_telemetry "${1:-0}"
 	wait_until 'all messages are committed' has_counted $((before + BENCH_TELEMETRY))
-	end=$(date +%s.%N)
-	per_second "$BENCH_TELEMETRY" "$(awk -v a="$start" -v b="$end" 'BEGIN { print b - a }')"
+	adapter_rate=$(rate_since)
+}
+
+# Seconds of processor time that the adapter's processes have used.
+adapter_cpu()
+{
+	local pid ticks=0
+
+	for pid in $(value "SELECT pid FROM iot_internal.worker_slots() WHERE kind = 'mqtt adapter'"); do
+		ticks=$((ticks + $(awk '{ print $14 + $15 }' "/proc/$pid/stat")))
+	done
+	awk -v t=$ticks -v hz="$(getconf CLK_TCK)" 'BEGIN { print t / hz }'
 }
 
 make_registry()
@@ -82,29 +148,36 @@ make_registry()
 
 bench_ingest()
 {
-	local receiver ours poisoned stored alarms median p99
+	local receiver ours poisoned stored alarms median p99 cpu
 
 	say 'starting the broker'
-	start_broker -e 's|^autosave_interval .*|autosave_interval 0|'
+	# its log says who is subscribed
+	start_broker -e 's|^autosave_interval .*|autosave_interval 0|' -e 's|^log_type error|&\nlog_type subscribe|'
 	make_registry
 
 	say "$BENCH_TELEMETRY messages to a client that only receives"
-	receiver=$(measure_receiver)
+	measure_receiver
+	receiver=$receiver_rate
+	bench_peers "$receiver"
 
 	say 'the same into tables'
 	enable_adapter "{\"batch_size\": $BENCH_BATCH, \"processes\": $BENCH_PROCESSES}"
 	wait_until 'the adapter is connected' is_true "SELECT count(*) = $BENCH_PROCESSES
 		FROM iot_internal.worker_slots() WHERE kind = 'mqtt adapter' AND state = 'connected'"
-	ours=$(measure_adapter)
+	cpu=$(adapter_cpu)
+	measure_adapter
+	ours=$adapter_rate
+	cpu=$(awk -v a="$cpu" -v b="$(adapter_cpu)" -v n="$BENCH_TELEMETRY" 'BEGIN { printf "%.0f", (b - a) / n * 1e6 }')
 	stored=$(counted stored)
 	[ "$stored" -eq $((3 * BENCH_TELEMETRY)) ] || { echo "stored: $stored"; exit 1; }
 	alarms=$(value "SELECT pg_catalog.count(*) FROM iot.alarm")
 	row "ingest, QoS 1, 3 values a message, $BENCH_RULES rules, $BENCH_PROCESSES process(es)" \
-		"$ours messages/s ($((3 * ours)) values/s, $alarms alarms)" \
+		"$ours messages/s ($((3 * ours)) values/s, $cpu µs of CPU each, $alarms alarms)" \
 		"$receiver/s: only received" "$(ratio "$ours" "$receiver")" '>= 0.8'
 
 	say 'the same, each hundredth message poison'
-	poisoned=$(measure_adapter 100)
+	measure_adapter 100
+	poisoned=$adapter_rate
 	row 'the same, with 1 % poison' "$poisoned messages/s" "$ours/s without" \
 		"$(ratio "$poisoned" "$ours")" '>= 0.9'
 
