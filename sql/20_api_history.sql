@@ -67,11 +67,13 @@ BEGIN
 		FROM (SELECT DISTINCT date_bin(hour, u.ts, origin) AS ts
 			FROM (SELECT m.ts
 				FROM iot.rollup_note n,
-					unnest(n.device_ids, n.parameter_ids, n.minutes) AS m (device_id, parameter_id, ts)
+					unnest(n.device_ids, n.parameter_ids, n.starts, n.lengths)
+						AS r (device_id, parameter_id, start, length),
+					generate_series(r.start, r.start + (r.length - 1) * minute, minute) AS m (ts)
 				WHERE n.oldest < least(horizon, until)
 					AND n.device_ids @> ARRAY[history_parts.device_id]
-					AND m.device_id = history_parts.device_id
-					AND m.parameter_id = history_parts.parameter_id
+					AND r.device_id = history_parts.device_id
+					AND r.parameter_id = history_parts.parameter_id
 				UNION ALL
 				SELECT p.ts FROM iot.rollup_pending p
 				WHERE p.device_id = history_parts.device_id

@@ -128,24 +128,31 @@ BEGIN
 END
 $function$;
 
--- Notes become pending minutes; returns how many notes there were, at most max.
+-- Notes of about max minutes become pending ones; returns how many minutes there were.
 CREATE OR REPLACE FUNCTION iot_internal.rollup_take_notes(max integer) RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
-	notes integer;
+	minutes integer;
 BEGIN
 	WITH taken AS MATERIALIZED (
 		DELETE FROM iot.rollup_note n
-			WHERE n.ctid = ANY (ARRAY(SELECT o.ctid FROM iot.rollup_note o LIMIT rollup_take_notes.max))
-			RETURNING n.device_ids, n.parameter_ids, n.minutes),
+			WHERE n.ctid = ANY (ARRAY(
+				SELECT s.ctid FROM (
+					SELECT o.ctid, sum(o.total) OVER (ROWS UNBOUNDED PRECEDING) - o.total AS before
+					FROM (SELECT r.ctid, r.total FROM iot.rollup_note r
+						LIMIT rollup_take_notes.max) o) s
+				WHERE s.before < rollup_take_notes.max))
+			RETURNING n.total, n.device_ids, n.parameter_ids, n.starts, n.lengths),
 	pending AS (
 		INSERT INTO iot.rollup_pending (device_id, parameter_id, width, ts, due_at)
-			SELECT DISTINCT u.device_id, u.parameter_id, 'minute', u.ts, u.ts + interval '1 minute'
-			FROM taken t, unnest(t.device_ids, t.parameter_ids, t.minutes)
-				AS u (device_id, parameter_id, ts)
+			SELECT DISTINCT u.device_id, u.parameter_id, 'minute', m.ts, m.ts + interval '1 minute'
+			FROM taken t, unnest(t.device_ids, t.parameter_ids, t.starts, t.lengths)
+				AS u (device_id, parameter_id, start, length),
+				generate_series(u.start, u.start + (u.length - 1) * interval '1 minute',
+					interval '1 minute') AS m (ts)
 			ON CONFLICT DO NOTHING)
-	SELECT count(*) INTO notes FROM taken;
-	RETURN notes;
+	SELECT coalesce(sum(t.total), 0) INTO minutes FROM taken t;
+	RETURN minutes;
 END
 $function$;
 
@@ -155,9 +162,9 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.rollup_step(max integer DEFAULT 1000) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
-	-- each can be of 96 minutes, which cost less than to make them anew
-	most_notes integer := greatest(rollup_step.max / 16, 1);
-	notes integer;
+	-- a minute costs less to take than to make anew
+	most_noted integer := rollup_step.max * 6;
+	noted integer;
 	minutes integer;
 	hours integer;
 BEGIN
@@ -167,10 +174,10 @@ BEGIN
 	END IF;
 	-- a transaction whose snapshot is older than the step before fails here
 	UPDATE iot.rollup_state SET stepped_at = clock_timestamp();
-	notes := iot_internal.rollup_take_notes(most_notes);
+	noted := iot_internal.rollup_take_notes(most_noted);
 	minutes := iot_internal.rollup_minutes(rollup_step.max);
 	hours := iot_internal.rollup_hours(rollup_step.max);
-	RETURN notes >= most_notes OR minutes >= rollup_step.max OR hours >= rollup_step.max;
+	RETURN noted >= most_noted OR minutes >= rollup_step.max OR hours >= rollup_step.max;
 END
 $function$;
 COMMENT ON FUNCTION iot_internal.rollup_step(integer) IS

@@ -34,15 +34,18 @@ BEGIN
 	-- class "local".  Writers of measurements only add here.
 	CREATE TABLE iot.rollup_note (
 		oldest timestamptz NOT NULL,
+		total integer NOT NULL,
 		device_ids uuid[] NOT NULL,
 		parameter_ids uuid[] NOT NULL,
-		minutes timestamptz[] NOT NULL
+		starts timestamptz[] NOT NULL,
+		lengths smallint[] NOT NULL
 	);
 	CREATE INDEX rollup_note_oldest_idx ON iot.rollup_note (oldest);
 	-- rows are made to fill their pages, and live for seconds
 	ALTER TABLE iot.rollup_note ALTER COLUMN device_ids SET STORAGE PLAIN,
 		ALTER COLUMN parameter_ids SET STORAGE PLAIN,
-		ALTER COLUMN minutes SET STORAGE PLAIN;
+		ALTER COLUMN starts SET STORAGE PLAIN,
+		ALTER COLUMN lengths SET STORAGE PLAIN;
 	CREATE TABLE iot.rollup_pending (
 		device_id uuid NOT NULL,
 		parameter_id uuid NOT NULL,

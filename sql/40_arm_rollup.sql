@@ -27,6 +27,9 @@ BEGIN
 	COMMENT ON TABLE iot.rollup_note IS
 		'minutes of sensors that measurements have come for, as the statements that brought them wrote it down';
 	COMMENT ON COLUMN iot.rollup_note.oldest IS 'the first of the minutes';
+	COMMENT ON COLUMN iot.rollup_note.total IS 'how many minutes there are';
+	COMMENT ON COLUMN iot.rollup_note.starts IS
+		'first of the minutes of a sensor that follow each other; lengths: how many do';
 	COMMENT ON TABLE iot.rollup_pending IS
 		'minutes and hours of sensors that have to be rolled up, each once';
 	COMMENT ON COLUMN iot.rollup_pending.due_at IS 'when the minute or hour is over';

@@ -46,7 +46,7 @@ typedef struct NewestEntry
 	SensorKey	key;
 	TimestampTz ts;
 	double		value;
-	TimestampTz noted;			/* its minute that was noted for the rollups last */
+	IotRollupRun run;			/* its last minutes, not noted for the rollups yet */
 	bool		several;		/* more than this row */
 	bool		ordered;		/* they come in the order of their times */
 	bool		moved;			/* newer than what was known before */
@@ -158,7 +158,7 @@ keep_newest(newest_hash *table, NewestEntry *last, const SensorKey *key, Timesta
 		last = newest_insert(table, *key, &found);
 	if (!found)
 	{
-		last->noted = DT_NOBEGIN;
+		last->run = (IotRollupRun) {0};
 		last->several = false;
 		last->ordered = true;
 		last->moved = false;
@@ -231,16 +231,22 @@ collect(Rows *rows, newest_hash *table)
 	TimestampTz ts;
 	TimestampTz minute;
 	double		value;
+	newest_iterator iterator;
 	IotRollupNotes notes;
 
 	iot_rollup_notes_init(&notes);
 	while (next_row(rows, &key, &ts, &value, &minute))
 	{
 		last = keep_newest(table, last, &key, ts, value);
-		if (last->noted != minute)
-			iot_rollup_notes_add(&notes, &key.device_id, &key.parameter_id, minute);
-		last->noted = minute;
+		if (!iot_rollup_run_extend(&last->run, minute))
+		{
+			iot_rollup_notes_add(&notes, &key.device_id, &key.parameter_id, &last->run);
+			last->run = (IotRollupRun) {minute, 1};
+		}
 	}
+	newest_start_iterate(table, &iterator);
+	while ((last = newest_iterate(table, &iterator)) != NULL)
+		iot_rollup_notes_add(&notes, &last->key.device_id, &last->key.parameter_id, &last->run);
 	iot_rollup_notes_write(&notes);
 }
 

@@ -129,6 +129,20 @@ SELECT iot.ingest('furnace', jsonb_build_object('ts', :'t'::timestamptz + '30 s'
 SELECT is(:again + :other, 0, 'a repetition and a conflict are not stored');
 SELECT is_empty('SELECT * FROM iot.rollup_note', 'nor noted');
 
+-- minutes that follow each other are noted as one, up to sixteen
+INSERT INTO iot.measurement (device_id, parameter_id, ts, value)
+	SELECT s.device_id, s.parameter_id, :'t'::timestamptz - interval '5 hours' + n * interval '30 s', n
+	FROM sensor('furnace', 'temperature') s, generate_series(0, 199) n WHERE n NOT BETWEEN 50 AND 59
+	ORDER BY n;
+SELECT results_eq('SELECT sum(total), sum(cardinality(starts)) FROM iot.rollup_note', 'VALUES (95::bigint, 7::bigint)',
+	'ninety-five minutes in seven runs');
+SELECT is(differences('furnace', 'temperature', :'t'::timestamptz - interval '5 hours', :'t', b), 0::bigint,
+	'noted in runs, by ' || b) FROM unnest('{1 minute,1 hour}'::interval[]) b;
+CALL roll_up(16);
+SELECT is((SELECT count(*) FROM iot.rollup_minute WHERE ts < :'t'), 95::bigint, 'each is rolled up');
+SELECT is(differences('furnace', 'temperature', :'t'::timestamptz - interval '5 hours', :'t', b), 0::bigint,
+	'and equal, by ' || b) FROM unnest('{1 minute,1 hour}'::interval[]) b;
+
 -- random data, in each stage of being rolled up
 SELECT load('4 days', '-1 minute', 4000) \g /dev/null
 SELECT all_equal('only noted');
@@ -145,7 +159,7 @@ SELECT is((SELECT sum(r.count) FROM iot.rollup_hour r JOIN sensor('boiler', 'tem
 		WHERE m.ts < (SELECT min(p.ts) FROM iot.rollup_pending p WHERE p.width = 'hour')), 'hours that are over hold every measurement once');
 SELECT load('4 days', '1 hour', 300) \g /dev/null
 SELECT all_equal('late data');
-SELECT iot_internal.rollup_take_notes(100) AS notes \gset
+SELECT iot_internal.rollup_take_notes(100000) AS notes \gset
 SELECT all_equal('late data, pending');
 SELECT iot_internal.rollup_minutes(10000) AS minutes \gset
 SELECT all_equal('late data, hours pending');
