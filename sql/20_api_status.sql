@@ -457,6 +457,23 @@ BEGIN
 		SELECT 'counter', c.key, c.value::double precision
 			FROM jsonb_each_text(status -> 'counters') c
 		UNION ALL
+		SELECT 'alarms_open', s.severity, count(a.alarm_id)::double precision
+			FROM (VALUES ('orange'), ('red')) AS s (severity)
+				LEFT JOIN iot.alarm a ON a.status = 'OPENED' AND a.severity = s.severity
+			GROUP BY s.severity
+		UNION ALL
+		SELECT 'devices', n.state, count(d.device_id)::double precision
+			FROM (VALUES ('online'), ('offline'), ('unknown')) AS n (state)
+				LEFT JOIN (SELECT e.device_id, CASE WHEN s.online THEN 'online'
+						WHEN NOT s.online THEN 'offline' ELSE 'unknown' END AS state
+					FROM iot.device e LEFT JOIN iot.device_state s ON s.device_id = e.device_id) AS d
+					ON d.state = n.state
+			GROUP BY n.state
+		UNION ALL
+		SELECT 'rollup_lag_seconds', NULL, greatest(coalesce(extract(epoch FROM
+				clock_timestamp() - (SELECT min(p.due_at) FROM iot.rollup_pending p
+					WHERE p.width = 'minute')), 0), 0)::double precision
+		UNION ALL
 		SELECT 'size_bytes', s.key, s.value::double precision
 			FROM jsonb_each_text(status -> 'sizes') s;
 END
