@@ -224,6 +224,14 @@ SELECT said(r.status, r.answer #- '{0,alarm_id}') AS alarms, r.answer -> 0 ->> '
 SELECT said(r.status, r.answer) AS acknowledged FROM http('POST', '/rpc/acknowledge_alarm', :'anna',
 	jsonb_build_object('alarm_id', :'alarm', 'comment', 'on my way')) r \gset
 SELECT said(r.status, r.answer) AS acknowledged_by FROM http('GET', '/open_alarm?select=acknowledged_by', :'anna') r \gset
+SELECT said(r.status, r.answer) AS anna_rules FROM http('GET', '/alarm_rule?name=eq.full&select=name', :'anna') r \gset
+SELECT said(r.status, r.answer) AS anna_devices FROM http('GET', '/device?select=name', :'anna') r \gset
+SELECT said(r.status, r.answer) AS bert_devices FROM http('GET', '/device?select=name', :'bert') r \gset
+SELECT said(r.status, r.answer) AS anna_commands FROM http('GET', '/command?select=status,value&status=eq.FAILED', :'anna') r \gset
+SELECT said(r.status, r.answer) AS anna_manages FROM http('POST', '/device', :'anna',
+	(SELECT jsonb_build_object('name', 'mine', 'device_group_id', answer -> 0 -> 'device_group_id',
+		'device_type_id', answer -> 0 -> 'device_type_id', 'adapter_id', answer -> 0 -> 'adapter_id')
+		FROM http('GET', '/device?name=eq.tank-1', :'anna'))) r \gset
 SELECT said(r.status, r.answer) AS bert_alarms FROM http('GET', '/open_alarm', :'bert') r \gset
 RESET SESSION AUTHORIZATION;
 
@@ -282,6 +290,10 @@ SELECT is(:'history'::text, '200 42.5', 'its history');
 SELECT is(:'fleet'::text, '200 [{"device": "tank-1", "enabled": true}]', 'list devices');
 SELECT is(:'ruled'::text || ' ' || :'bad_rule', '201 400 22023', 'insert alarm rules');
 SELECT is(:'rules'::text, '200 [{"name": "full", "severity": "red"}]', 'list alarm rules');
+SELECT is(:'anna_rules'::text, '200 [{"name": "full"}]', '... as whoever may view devices that they judge');
+SELECT is(:'anna_devices'::text || ' ' || :'bert_devices', '200 [{"name": "tank-1"}] 200 []', 'rows of tables go by the same rule');
+SELECT is(:'anna_commands'::text, '200 [{"value": 101, "status": "FAILED"}]', '... those of commands too');
+SELECT is(:'anna_manages'::text, '403 42501', '... and writing to them');
 SELECT is(:'alarms'::text, '200 [{"value": 99, "device": "tank-1", "severity": "red", "parameter": "level"}]', 'list alarms');
 SELECT is(:'acknowledged'::text || ' ' || :'acknowledged_by', '200 true 200 [{"acknowledged_by": "anna"}]', 'acknowledge one');
 SELECT is(:'bert_alarms'::text, '200 []', 'nobody sees those of others');
