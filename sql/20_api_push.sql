@@ -14,6 +14,7 @@ RETURNS TABLE (device_id uuid, ordinal integer, username text)
 -- reads whole tables is wrong for one
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000
 SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET jit = off
 AS $function$
 #variable_conflict use_column
 BEGIN
@@ -164,8 +165,10 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.push_events(seqs bigint[], usernames text[])
 RETURNS TABLE (seq bigint, event text, device text, device_group text, recipients integer[],
 	message text)
+-- by key for each: few of all notifications there are, whatever a plan of long ago knew of them
 LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
-SET search_path = pg_catalog, pg_temp AS $function$
+SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET jit = off AS $function$
 #variable_conflict use_column
 BEGIN
 	RETURN QUERY

@@ -110,6 +110,34 @@ SELECT 65536 * count(*)
 	WHERE q.seq IS NOT NULL
 EOC
 
+# One notification costs what it costs, however many there are of them and of devices, also by a plan
+# that was made when there were few: the daemon's settings make such plans.
+my $settings = 'SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off;';
+my $reads = q{FROM pg_stat_xact_user_tables WHERE relid =};
+my ($told, $read) = split /\n/, $iot->psql(<<"EOC");
+$settings
+BEGIN;
+SELECT count(q.seq) FROM iot_internal.push_since(ARRAY['admin_role'],
+	(SELECT max(seq) - 1 FROM iot.notification), 10) AS q;
+SELECT seq_tup_read + idx_tup_fetch $reads 'iot.notification'::regclass;
+COMMIT;
+EOC
+is($told, 1, 'one notification is told');
+cmp_ok($read, '<', 20, '... and the others are not read for it');
+$iot->psql(<<'EOC');
+INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload, device_id)
+	SELECT iot_internal.uuidv7(), 'command', 'x', 'adapter.value_set_sent', '{}', d.device_id
+		FROM iot.device d WHERE d.name = 'a-1';
+EOC
+my ($notified, $scans) = split /\n/, $iot->psql(<<"EOC");
+BEGIN;
+SELECT notifications > 0 FROM iot_internal.notify_events(10);
+SELECT seq_scan $reads 'iot.device'::regclass;
+COMMIT;
+EOC
+is($notified, 't', 'an event is notified of');
+is($scans, 0, '... without a look at all devices');
+
 # delivering: once, and only what was pending
 $iot->psql(<<'EOC');
 INSERT INTO iot.delivery (seq, channel, recipient, status)
