@@ -334,48 +334,49 @@ BEGIN
 END
 $function$;
 
--- Whether a rule is about a device, which is of a type and in a group.
-CREATE OR REPLACE FUNCTION iot_internal.in_alarm_scope(
-	scope text, rule_type uuid, rule_group uuid, rule_device uuid,
-	device_type_id uuid, device_group_id uuid, device_id uuid) RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT CASE scope
-		WHEN 'all' THEN true
-		WHEN 'type' THEN rule_type = device_type_id
-		WHEN 'group' THEN rule_group = device_group_id
-		ELSE rule_device = device_id END
+-- The devices that a rule is about.
+CREATE OR REPLACE FUNCTION iot_internal.alarm_devices(rule_id uuid) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	rule record;
+BEGIN
+	SELECT r.scope, r.device_type_id, r.device_group_id, r.device_id INTO rule
+		FROM iot.alarm_rule r WHERE r.alarm_rule_id = alarm_devices.rule_id;
+	IF rule.scope = 'all' THEN
+		RETURN QUERY SELECT d.device_id FROM iot.device d;
+	ELSIF rule.scope = 'type' THEN
+		RETURN QUERY SELECT d.device_id FROM iot.device d WHERE d.device_type_id = rule.device_type_id;
+	ELSIF rule.scope = 'group' THEN
+		RETURN QUERY SELECT d.device_id FROM iot.device d WHERE d.device_group_id = rule.device_group_id;
+	ELSIF rule.scope = 'device' THEN
+		RETURN NEXT rule.device_id;
+	END IF;
+END
 $function$;
 
--- Has the sweep look at what falls due although nothing is measured: the silence of sensors, and
--- the edges of schedules for those that have measured something.  NULL is all rules, or all devices.
+-- Has the sweep look at what falls due on devices although nothing is measured: the silence of
+-- sensors, and the edges of schedules for those that have measured something.  NULL is all rules.
 CREATE OR REPLACE FUNCTION iot_internal.await_alarms(rule_id uuid, devices uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
 	clock timestamptz := iot_internal.alarm_now();
 BEGIN
-	IF NOT EXISTS (SELECT FROM iot.alarm_rule r
-			WHERE r.enabled AND (r.kind = 'no_data' OR r.time_zone IS NOT NULL)
-				AND (await_alarms.rule_id IS NULL OR r.alarm_rule_id = await_alarms.rule_id)) THEN
-		RETURN;
-	END IF;
 	INSERT INTO iot.alarm_rule_state (device_id, alarm_rule_id, since, judged_at, due_at)
 		SELECT DISTINCT ON (d.device_id, r.alarm_rule_id) d.device_id, r.alarm_rule_id,
 				CASE WHEN r.kind = 'no_data' AND v.reported_at IS NULL THEN clock END,
 				CASE WHEN r.kind <> 'no_data' THEN clock END,
 				CASE WHEN r.kind = 'no_data' AND r.time_zone IS NULL
 					THEN coalesce(v.reported_at, clock) + r.timeout ELSE clock END
-			FROM iot.alarm_rule r
-				JOIN iot.device d ON d.enabled AND iot_internal.in_alarm_scope(r.scope,
-					r.device_type_id, r.device_group_id, r.device_id, d.device_type_id,
-					d.device_group_id, d.device_id)
+			FROM iot.device d
+				JOIN iot.alarm_rule r ON r.scope = 'all' OR r.device_type_id = d.device_type_id
+					OR r.device_group_id = d.device_group_id OR r.device_id = d.device_id
 				JOIN iot.sensor s ON s.device_id = d.device_id
-					AND s.parameter_id = coalesce(r.parameter_id, s.parameter_id)
+					AND (r.parameter_id IS NULL OR s.parameter_id = r.parameter_id)
 				LEFT JOIN iot.sensor_value v ON v.device_id = s.device_id
 					AND v.parameter_id = s.parameter_id
-			WHERE r.enabled AND (r.kind = 'no_data'
-					OR (r.time_zone IS NOT NULL AND v.reported_at IS NOT NULL))
+			WHERE d.device_id = ANY (await_alarms.devices) AND d.enabled AND r.enabled
+				AND (r.kind = 'no_data' OR (r.time_zone IS NOT NULL AND v.reported_at IS NOT NULL))
 				AND (await_alarms.rule_id IS NULL OR r.alarm_rule_id = await_alarms.rule_id)
-				AND (await_alarms.devices IS NULL OR d.device_id = ANY (await_alarms.devices))
 			ORDER BY d.device_id, r.alarm_rule_id
 		ON CONFLICT (device_id, alarm_rule_id) DO NOTHING;
 END
@@ -397,8 +398,12 @@ BEGIN
 			FROM iot.alarm a
 			WHERE a.alarm_rule_id = OLD.alarm_rule_id AND a.status = 'OPENED';
 	END IF;
-	IF TG_OP <> 'DELETE' AND NEW.enabled THEN
-		PERFORM iot_internal.await_alarms(NEW.alarm_rule_id, NULL);
+	IF TG_OP = 'DELETE' THEN
+		RETURN NULL;
+	END IF;
+	IF NEW.enabled AND (NEW.kind = 'no_data' OR NEW.time_zone IS NOT NULL) THEN
+		PERFORM iot_internal.await_alarms(NEW.alarm_rule_id,
+			ARRAY(SELECT iot_internal.alarm_devices(NEW.alarm_rule_id)));
 	END IF;
 	RETURN NULL;
 END
@@ -442,8 +447,8 @@ BEGIN
 			LEFT JOIN iot.alarm_rule r ON r.alarm_rule_id = a.alarm_rule_id
 		WHERE a.status = 'OPENED'
 			AND NOT coalesce(r.enabled AND (d.enabled OR r.kind <> 'no_data')
-				AND iot_internal.in_alarm_scope(r.scope, r.device_type_id, r.device_group_id,
-					r.device_id, d.device_type_id, d.device_group_id, d.device_id), false)
+				AND (r.scope = 'all' OR r.device_type_id = d.device_type_id
+					OR r.device_group_id = d.device_group_id OR r.device_id = d.device_id), false)
 		ORDER BY a.device_id, a.alarm_id) AS o;
 	RETURN closed;
 END

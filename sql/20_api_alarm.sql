@@ -297,11 +297,9 @@ BEGIN
 	END IF;
 	FOR subject IN
 		SELECT d.device_id, d.name
-			FROM iot.alarm_rule r
-				JOIN iot.device d ON iot_internal.in_alarm_scope(r.scope, r.device_type_id,
-					r.device_group_id, r.device_id, d.device_type_id, d.device_group_id, d.device_id)
-			WHERE r.alarm_rule_id = backtest_alarm_rule.alarm_rule_id
-				AND (admin OR iot.may(username, d.device_id, 'view'))
+			FROM iot_internal.alarm_devices(backtest_alarm_rule.alarm_rule_id) AS a (device_id)
+				JOIN iot.device d ON d.device_id = a.device_id
+			WHERE admin OR iot.may(username, d.device_id, 'view')
 			ORDER BY d.name LOOP
 		RETURN QUERY SELECT subject.name, b.opened_at, b.closed_at, b.severity, b.value
 			FROM iot_internal.backtest_alarm_device(backtest_alarm_rule.alarm_rule_id,

@@ -5,7 +5,7 @@
  * Runs in the backend that writes measurements, in its transaction and between SPI_connect and
  * SPI_finish, and in the notifier for what falls due in silence.  Whoever judges a device's
  * parameter holds the row of iot.sensor_value, and whoever judges a device by several of them the
- * device's lock (see alarm_state.c), so that no two judge the same at once; the unique index over
+ * device's lock (see alarm_device.c), so that no two judge the same at once; the unique index over
  * open alarms is there for whoever does not keep to that.
  *
  * Memory is the caller's context, in proportion to the sensors that have rules and to the steps

@@ -145,12 +145,17 @@ extern TimestampTz iot_alarm_due_at(const IotAlarmRun *run);
 extern void iot_alarm_begin_run(IotAlarmRun *run, TimestampTz made_at);
 extern void iot_alarm_look(IotAlarmBatch *batch, IotAlarmRun *run);
 
-/* alarm_state.c */
+/* alarm_device.c */
+extern Datum iot_alarm_uuid_array(Datum *ids, int count);
 extern void iot_alarm_lock_devices(const pg_uuid_t *device_ids, int count);
+extern void iot_alarm_lock_first(IotAlarmBatch *batch);
 extern int	iot_alarm_try_lock_devices(pg_uuid_t *device_ids, int count);
-extern void iot_alarm_load(IotAlarmBatch *batch);
 extern void iot_alarm_load_devices(IotAlarmBatch *batch);
 extern void iot_alarm_mark_devices(IotAlarmBatch *batch);
+
+/* alarm_state.c */
+extern void iot_alarm_load(IotAlarmBatch *batch);
+extern bool iot_alarm_same_tracks(const IotRuleState *a, const IotRuleState *b);
 extern void iot_alarm_store(IotAlarmBatch *batch);
 
 /* alarm_write.c */

@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "alarm.h"
+#include "compat.h"
 
 /* A finite number among the attributes, or what there is instead. */
 static double

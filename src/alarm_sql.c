@@ -27,12 +27,11 @@ PG_FUNCTION_INFO_V1(iot_alarm_sweep_sql);
 
 static IotPlan select_due = {
 	"SELECT s.device_id, s.alarm_rule_id, r.parameter_id, r.kind = 'condition',"
-	" v.reported_at IS NOT NULL"
-	" FROM iot.alarm_rule_state s"
-	" LEFT JOIN (iot.alarm_rule r JOIN iot.device d ON true) ON r.alarm_rule_id = s.alarm_rule_id"
-	" AND d.device_id = s.device_id AND r.enabled AND (r.kind <> 'no_data' OR (d.enabled"
+	" v.reported_at IS NOT NULL, r.kind IS NOT NULL AND (r.kind <> 'no_data' OR (d.enabled"
 	" AND EXISTS (SELECT FROM iot.sensor x"
 	" WHERE x.device_id = s.device_id AND x.parameter_id = r.parameter_id)))"
+	" FROM iot.alarm_rule_state s JOIN iot.device d ON d.device_id = s.device_id"
+	" LEFT JOIN iot.alarm_rule r ON r.alarm_rule_id = s.alarm_rule_id AND r.enabled"
 	" LEFT JOIN iot.sensor_value v ON v.device_id = s.device_id AND v.parameter_id = r.parameter_id"
 	" WHERE s.due_at <= $2 ORDER BY s.due_at LIMIT $1",
 	2, {INT4OID, TIMESTAMPTZOID}
@@ -143,8 +142,8 @@ read_due(int max, int *count)
 
 		due[i].device_id = *DatumGetUUIDP(column(i, 1, &isnull));
 		due[i].alarm_rule_id = *DatumGetUUIDP(column(i, 2, &isnull));
+		due[i].ruled = DatumGetBool(column(i, 6, &isnull));
 		value = column(i, 4, &isnull);
-		due[i].ruled = !isnull;
 		due[i].whole = !isnull && DatumGetBool(value);
 		value = column(i, 3, &isnull);
 		if (!isnull && !due[i].whole)

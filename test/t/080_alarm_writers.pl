@@ -10,7 +10,7 @@ use IotTest;
 
 my $iot = IotTest->new('main', conf => "max_connections = 120\nfsync = off\n");
 my $clients = 64;
-my $rounds = 4;
+my $rounds = 3;
 
 $iot->parameter($_) foreach 'temperature', 'valve';
 $iot->device('boiler', ['temperature', 'valve']);

@@ -107,6 +107,21 @@ $iot->poll(q{SELECT severity = 'red' FROM iot.alarm WHERE rule = 'rising'});
 is($iot->psql(q{SELECT severity_at - opened_at FROM iot.alarm WHERE rule = 'rising'}), '00:00:01',
 	'a sensor that never measured, and its second severity');
 
+# a rule that fails is disabled, and no measurement is lost
+$iot->psql(q{
+	INSERT INTO iot.device_state (device_id, attributes)
+		SELECT device_id, '{"since": "2020-01-01T00:00:00"}' FROM iot.device WHERE name = 'd4'
+		ON CONFLICT (device_id) DO UPDATE SET attributes = excluded.attributes;
+	INSERT INTO iot.alarm_rule (name, kind, device_id, condition)
+		SELECT 'broken', 'condition', device_id, '$.attributes.since.datetime() < "2020-01-01T00:00:00+00:00".datetime()'
+			FROM iot.device WHERE name = 'd4'});
+measure('d4', $_) foreach 1 .. 10;
+$iot->poll(q{SELECT NOT enabled FROM iot.alarm_rule WHERE name = 'broken'});
+is($iot->psql(q{SELECT payload ->> 'rule', payload ->> 'device', payload ->> 'errors' FROM iot.event WHERE type = 'alarm_rule.disabled'}),
+	'broken|d4|10', 'a rule that fails is disabled, with an event');
+is($iot->psql(q{SELECT count(*) FROM iot.measurement JOIN iot.device USING (device_id) WHERE name = 'd4'}), '12',
+	'and no measurement is lost');
+
 # the server goes down in the middle of everything, gently or not, and each step has a new backend
 rule('survivor', 'd6', 'kind, severity, comparison, threshold, red_threshold, duration, repeat_count',
 	"'threshold', 'orange', '>', 80, 100, '10 s', 2");
