@@ -83,8 +83,8 @@ static IotPlan take_webhooks = {
 static IotPlan take_emails = {
 	"SELECT t.seq, t.recipient, t.server, t.url, t.timeout_ms, t.ca_file, t.starttls, t.username,"
 	" t.password, t.problem, t.sender, t.address, t.message"
-	" FROM iot_internal.email_take($1, $2, $3) t",
-	3, {TEXTARRAYOID, TEXTARRAYOID, INT4OID}
+	" FROM iot_internal.email_take($1, $2, $3, $4) t",
+	4, {TEXTARRAYOID, TEXTARRAYOID, INT4OID, INT4OID}
 };
 static IotPlan record = {
 	"SELECT r.seq, r.channel, r.recipient, r.status, r.attempts"
@@ -371,8 +371,7 @@ take_channel(TakeArgs *args, IotChannel channel)
 	}
 	values[0] = text_array(busy, busy_count);
 	values[1] = text_array(held, held_count);
-	values[2] = Int32GetDatum(channel == IOT_CHANNEL_WEBHOOK ? args->free[channel] :
-							  IOT_TRANSFER_MAX_PER_RECEIVER);
+	values[2] = Int32GetDatum(args->free[channel]);
 	values[3] = Int32GetDatum(IOT_TRANSFER_MAX_PER_RECEIVER);
 	rows = iot_plan_execute(channel == IOT_CHANNEL_WEBHOOK ? &take_webhooks : &take_emails, values,
 							NULL);

@@ -206,6 +206,7 @@ iot_transfer_begin(IotTransfer *transfer, bool ok)
 		release(transfer);
 		return false;
 	}
+	transfer->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), transfer->timeout_ms);
 	under_way++;
 	return true;
 }
@@ -223,7 +224,6 @@ begin_dialog(IotTransfer *transfer)
 	if (epoll_ctl(epoll_fd, EPOLL_CTL_ADD, transfer->socket, &event) != 0 &&
 		(errno != EEXIST || epoll_ctl(epoll_fd, EPOLL_CTL_MOD, transfer->socket, &event) != 0))
 		return false;
-	transfer->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), transfer->timeout_ms);
 	return true;
 }
 

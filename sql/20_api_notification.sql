@@ -188,7 +188,7 @@ $$;
 CREATE OR REPLACE FUNCTION iot_internal.first_attempt(p_channel text, p_recipient text,
 	p_holders text[], p_event text, p_device_id uuid, p_severity text, p_now timestamptz,
 	OUT status text, OUT attempts integer, OUT next_attempt_at timestamptz, OUT not_before timestamptz)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	IF p_channel <> 'webhook' AND p_recipient = ANY (p_holders) THEN
 		not_before := iot_internal.hold_until(p_recipient, p_event, p_device_id, p_severity, p_now);

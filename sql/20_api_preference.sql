@@ -51,27 +51,25 @@ END
 $function$;
 COMMENT ON FUNCTION iot.preferences() IS 'how the calling user wants to be told';
 
--- The device and the group that a mute names, as keys.
-CREATE OR REPLACE FUNCTION iot_internal.mute_scope(device text, device_group text,
-	OUT device_id uuid, OUT device_group_id uuid)
+-- The key of a device group in which the calling user may view something.
+CREATE OR REPLACE FUNCTION iot_internal.viewable_group(device_group text) RETURNS uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-#variable_conflict use_column
+DECLARE
+	found_id uuid;
 BEGIN
-	IF device IS NOT NULL AND device_group IS NOT NULL THEN
-		RAISE EXCEPTION 'both a device and a device group are named'
-			USING ERRCODE = 'invalid_parameter_value', HINT = 'Name one of them, or neither.';
+	SELECT g.device_group_id INTO found_id FROM iot.device_group g
+		WHERE g.name = viewable_group.device_group
+			AND (iot_internal.is_admin() OR EXISTS (
+				SELECT FROM iot.user_group_member m
+					JOIN iot.access_grant a ON a.user_group_id = m.user_group_id
+					WHERE m.app_user_id = iot_internal.calling_user()
+						AND a.device_group_id = g.device_group_id));
+	IF found_id IS NULL THEN
+		RAISE EXCEPTION 'device group "%" does not exist, or nothing in it may be viewed',
+				left(device_group, 100)
+			USING ERRCODE = 'undefined_object', HINT = 'Levels are granted in iot.access_grant.';
 	END IF;
-	IF device IS NOT NULL THEN
-		mute_scope.device_id := iot_internal.viewable_device(device);
-	END IF;
-	IF device_group IS NOT NULL THEN
-		SELECT g.device_group_id INTO mute_scope.device_group_id FROM iot.device_group g
-			WHERE g.name = mute_scope.device_group;
-		IF NOT FOUND THEN
-			RAISE EXCEPTION 'device group "%" does not exist', left(device_group, 100)
-				USING ERRCODE = 'undefined_object', HINT = 'Groups are rows of iot.device_group.';
-		END IF;
-	END IF;
+	RETURN found_id;
 END
 $function$;
 
@@ -80,7 +78,8 @@ CREATE OR REPLACE FUNCTION iot.mute(event text DEFAULT '*', device text DEFAULT 
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
 	me uuid := iot_internal.calling_user();
-	about record;
+	device_key uuid;
+	group_key uuid;
 BEGIN
 	IF NOT coalesce(iot_internal.event_pattern_valid(mute.event), false) THEN
 		RAISE EXCEPTION 'invalid event pattern "%"', left(mute.event, 200)
@@ -91,10 +90,19 @@ BEGIN
 		RAISE EXCEPTION 'until must be in the future'
 			USING ERRCODE = 'invalid_parameter_value', HINT = 'Leave it out to mute for good.';
 	END IF;
-	SELECT s.* INTO about FROM iot_internal.mute_scope(mute.device, mute.device_group) AS s;
+	IF mute.device IS NOT NULL AND mute.device_group IS NOT NULL THEN
+		RAISE EXCEPTION 'both a device and a device group are named'
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Name one of them, or neither.';
+	END IF;
+	IF mute.device IS NOT NULL THEN
+		device_key := iot_internal.viewable_device(mute.device);
+	END IF;
+	IF mute.device_group IS NOT NULL THEN
+		group_key := iot_internal.viewable_group(mute.device_group);
+	END IF;
 	DELETE FROM iot.notification_mute m WHERE m.app_user_id = me AND m.until <= now();
 	INSERT INTO iot.notification_mute (app_user_id, event, device_id, device_group_id, until)
-		VALUES (me, mute.event, about.device_id, about.device_group_id, mute.until)
+		VALUES (me, mute.event, device_key, group_key, mute.until)
 		ON CONFLICT ON CONSTRAINT notification_mute_key DO UPDATE SET until = excluded.until;
 END
 $function$;
@@ -106,13 +114,16 @@ CREATE OR REPLACE FUNCTION iot.unmute(event text DEFAULT '*', device text DEFAUL
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
 	me uuid := iot_internal.calling_user();
-	about record;
 BEGIN
-	SELECT s.* INTO about FROM iot_internal.mute_scope(unmute.device, unmute.device_group) AS s;
+	-- by their names: the right to view them may be gone meanwhile
 	DELETE FROM iot.notification_mute m
 		WHERE m.app_user_id = me AND m.event = unmute.event
-			AND m.device_id IS NOT DISTINCT FROM about.device_id
-			AND m.device_group_id IS NOT DISTINCT FROM about.device_group_id;
+			AND CASE WHEN unmute.device IS NULL THEN m.device_id IS NULL
+				ELSE EXISTS (SELECT FROM iot.device d WHERE d.device_id = m.device_id
+					AND (d.name = unmute.device OR d.device_id::text = lower(unmute.device))) END
+			AND CASE WHEN unmute.device_group IS NULL THEN m.device_group_id IS NULL
+				ELSE EXISTS (SELECT FROM iot.device_group g
+					WHERE g.device_group_id = m.device_group_id AND g.name = unmute.device_group) END;
 	RETURN FOUND;
 END
 $function$;

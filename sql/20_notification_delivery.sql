@@ -79,7 +79,8 @@ $$;
 -- Takes e-mails that are due, as the start of an attempt each, for the mail server that is enabled;
 -- busy and held as above.  Permission is asked again, and the words are made now: quiet hours and an
 -- outage may lie between.  What can never be sent is given up here.
-CREATE OR REPLACE FUNCTION iot_internal.email_take(busy text[], held text[], max_attempts integer)
+CREATE OR REPLACE FUNCTION iot_internal.email_take(busy text[], held text[], max_attempts integer,
+	max_per_server integer)
 RETURNS TABLE (seq bigint, recipient text, server text, url text, timeout_ms integer, ca_file text,
 	starttls boolean, username text, password text, problem text, sender text, address text,
 	message text)
@@ -107,8 +108,8 @@ BEGIN
 			WHERE d.channel = 'email' AND d.status = 'PENDING'
 				AND d.next_attempt_at <= statement_timestamp()
 			ORDER BY d.next_attempt_at
-			LIMIT greatest(0, email_take.max_attempts
-				- cardinality(array_positions(email_take.busy, chosen.name)))
+			LIMIT least(email_take.max_attempts, greatest(0, email_take.max_per_server
+				- cardinality(array_positions(email_take.busy, chosen.name))))
 			FOR UPDATE SKIP LOCKED LOOP
 		SELECT n.* INTO told FROM iot.notification n WHERE n.seq = due.seq;
 		SELECT u.email, u.language, u.time_zone, u.enabled INTO person

@@ -17,7 +17,8 @@ BEGIN
 			('iot.adapter', '{}'), ('iot.device', '{}'), ('iot.sensor', '{}'), ('iot.app_user', '{}'),
 			('iot.user_group', '{}'), ('iot.user_group_member', '{}'), ('iot.access_grant', '{}'),
 			('iot.secret', '{value}'), ('iot.retention', '{}'), ('iot.alarm_rule', '{}'),
-			('iot.webhook', '{}'), ('iot.notification_rule', '{}')) AS t (name, hidden) LOOP
+			('iot.webhook', '{}'), ('iot.mail_server', '{}'), ('iot.notification_rule', '{}'),
+			('iot.notification_text', '{}'), ('iot.escalation_step', '{}')) AS t (name, hidden) LOOP
 		FOR event IN
 			SELECT * FROM (VALUES ('INSERT', 'REFERENCING NEW TABLE AS new_rows'),
 				('UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),

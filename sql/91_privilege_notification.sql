@@ -8,7 +8,7 @@ GRANT EXECUTE ON FUNCTION iot.notifications(bigint), iot.mark_notifications_read
 GRANT EXECUTE ON FUNCTION iot_internal.notify_events(integer), iot_internal.notify_skip(text),
 	iot_internal.push_due(integer),
 	iot_internal.webhook_take(text[], text[], integer, integer),
-	iot_internal.email_take(text[], text[], integer),
+	iot_internal.email_take(text[], text[], integer, integer),
 	iot_internal.delivery_result(bigint[], text[], text[], boolean[], boolean[], text[]),
 	iot_internal.delivery_recover(), iot_internal.escalate(timestamptz, integer) TO iot_worker;
 GRANT EXECUTE ON FUNCTION iot_internal.event_matches(text, text),

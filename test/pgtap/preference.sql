@@ -75,7 +75,7 @@ GRANT USAGE ON SCHEMA public TO iot_viewer;
 SET ROLE iot_viewer;
 SELECT throws_ok($$SELECT iot.mute(device => 'hidden')$$, '42501', 'permission denied for device "hidden"', 'a device that the user may not view');
 RESET ROLE;
-SELECT throws_ok($$SELECT iot.mute(device_group => 'none')$$, '42704', 'device group "none" does not exist', 'no such group');
+SELECT throws_ok($$SELECT iot.mute(device_group => 'none')$$, '42704', 'device group "none" does not exist, or nothing in it may be viewed', 'no such group');
 SELECT throws_ok($$SELECT iot.mute(device => 'boiler', device_group => 'lab')$$, '22023', NULL, 'two scopes');
 SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', NULL)$$, '22023', NULL, 'quiet hours without an end');
 SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', '06:00', '{0}')$$, '23514', NULL, 'a day that is none');
@@ -140,6 +140,7 @@ SELECT is(bool_and(iot_internal.may_receive(u, l.seq) = EXISTS (SELECT FROM iot_
 SELECT ok(iot.unmute('t.a'), 'taken back');
 SELECT ok(NOT iot.unmute('t.a'), 'once');
 SELECT ok(iot.unmute('t.c', device_group => 'plant'), 'in the same words');
+SELECT ok(NOT iot.unmute('t.b', device => 'none'), 'not in others');
 SELECT ok(iot.unmute('t.b', device => 'fridge'), 'each of them');
 
 -- quiet hours around now, whatever the time is
@@ -216,11 +217,11 @@ UPDATE iot.delivery SET status = 'DELIVERED' WHERE status = 'PENDING';
 SELECT emit('t.f', :'boiler', '{"alarm_id":"0197a3c2-0000-7000-8000-000000000000"}') AS id \gset
 SELECT emit('t.g', :'fridge') AS gone \gset
 SELECT iot_internal.notify_events(100) \g /dev/null
-SELECT is((SELECT count(*) FROM iot_internal.email_take('{}', '{m}', 4)), 0::bigint, 'a held server is left alone');
-SELECT is((SELECT count(*) FROM iot_internal.email_take('{m,m,m,m}', '{}', 4)), 0::bigint, 'and a busy one');
+SELECT is((SELECT count(*) FROM iot_internal.email_take('{}', '{m}', 4, 4)), 0::bigint, 'a held server is left alone');
+SELECT is((SELECT count(*) FROM iot_internal.email_take('{m,m,m,m}', '{}', 4, 4)), 0::bigint, 'and a busy one');
 DELETE FROM iot.access_grant g USING iot.device_group d WHERE d.device_group_id = g.device_group_id AND d.name = 'lab';
 UPDATE iot.app_user SET enabled = false WHERE username = 'bert';
-CREATE TEMP TABLE taken AS SELECT * FROM iot_internal.email_take('{m}', '{}', 5);
+CREATE TEMP TABLE taken AS SELECT * FROM iot_internal.email_take('{m}', '{}', 4, 5);
 SELECT results_eq('SELECT recipient, server, url, timeout_ms, starttls, username, password, problem, sender, address FROM taken',
 	$$VALUES ('anna', 'm', 'smtps://mail.example.org', 30000, true, 'u', 's3cret', NULL, 'iot@example.org', 'anna@example.org')$$, 'what is due');
 SELECT results_eq($$SELECT n.event, d.recipient, d.last_error FROM iot.delivery d JOIN iot.notification n USING (seq, channel)
@@ -239,14 +240,28 @@ SELECT ok((SELECT message ~ '^[\x01-\x7f]*$' FROM taken), 'nothing but ASCII');
 SELECT results_eq($$SELECT r.status, r.attempts FROM taken t, iot_internal.delivery_result(ARRAY[t.seq], '{email}', '{anna}', '{f}', '{f}', '{"SMTP: 451 later"}') r$$,
 	$$VALUES ('PENDING', 1)$$, 'a refusal for now');
 UPDATE iot.delivery SET next_attempt_at = now() WHERE status = 'PENDING';
-SELECT is((SELECT t.message = a.message FROM iot_internal.email_take('{}', '{}', 4) a, taken t), true, 'the next attempt brings the same bytes');
+SELECT is((SELECT t.message = a.message FROM iot_internal.email_take('{}', '{}', 4, 4) a, taken t), true, 'the next attempt brings the same bytes');
 SELECT results_eq($$SELECT r.status, r.attempts FROM taken t, iot_internal.delivery_result(ARRAY[t.seq], '{email}', '{anna}', '{f}', '{f}', '{"SMTP: 451 later"}') r$$,
 	$$VALUES ('FAILED', 2)$$, 'max_attempts ends it');
 UPDATE iot.delivery SET status = 'PENDING', attempts = 0 WHERE channel = 'email' AND recipient = 'anna' AND last_error LIKE 'SMTP%';
 SELECT results_eq($$SELECT r.status FROM taken t, iot_internal.delivery_result(ARRAY[t.seq], '{email}', '{anna}', '{f}', '{t}', '{"SMTP: 550 no"}') r$$,
 	$$VALUES ('FAILED')$$, 'so does a refusal for good');
 
--- 7. roles
+-- 7. what the doctor says
+UPDATE iot.app_user SET enabled = true;
+CREATE FUNCTION found() RETURNS text LANGUAGE sql AS
+	$$SELECT coalesce(string_agg(severity || ': ' || finding, '; ' ORDER BY finding), '') FROM iot_internal.check_delivery()$$;
+SELECT is(found(), 'warning: 4 deliveries of the channel "email" were given up in the last day: the user may not view the device any more; '
+	|| 'warning: rules tell people by e-mail who have no address: carl', 'who cannot be told, and what was given up');
+UPDATE iot.delivery SET status = 'DELIVERED' WHERE status = 'FAILED';
+UPDATE iot.app_user SET email = 'carl@example.org' WHERE username = 'carl';
+SELECT is(found(), '', 'nothing');
+UPDATE iot.mail_server SET enabled = false;
+SELECT is(found(), 'error: rules tell people by e-mail and no mail server is enabled', 'no mail server');
+UPDATE iot.notification_rule SET enabled = false WHERE channel = 'email';
+SELECT is(found(), '', 'which nobody misses where no rule asks for it');
+
+-- 8. roles
 SELECT is(has_table_privilege(r, t, 'SELECT'), false, r || ' ' || t)
 	FROM unnest(ARRAY['iot_viewer', 'iot_operator', 'iot_worker', 'iot_pushd']) AS r,
 		unnest(ARRAY['iot.mail_server', 'iot.notification_mute', 'iot.quiet_hours']) AS t;

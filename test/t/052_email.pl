@@ -109,8 +109,8 @@ $row = wait_for_status($id, 'DELIVERED', 30);
 is($row->{attempts}, 3, 'two refusals and a success');
 is($mail->attempts('later.2@example.org'), 3, 'three attempts');
 is($row->{last_error}, 'SMTP: 451 4.3.0 come back later', 'the answer is kept');
-like($iot->log_content($mark), qr/mail server "mail_plain" fails: SMTP: 451/, 'the log tells of the failure');
-like($iot->log_content($mark), qr/mail server "mail_plain" works again/, 'and of the recovery');
+like($iot->log_content($mark), qr/mail server "mailserver_plain" fails: SMTP: 451/, 'the log tells of the failure');
+like($iot->log_content($mark), qr/mail server "mailserver_plain" works again/, 'and of the recovery');
 
 # refused for good, of the recipient and of the message
 foreach my $refused ([ 'nobody', '550 5.1.1 no such user here' ], [ 'spam', '554 5.7.1 we do not want this' ])
@@ -200,7 +200,7 @@ foreach my $mode (qw(starttls smtps))
 # a server that cannot encrypt is told nothing
 reader('clear@example.org');
 $iot->psql(q{UPDATE iot.mail_server SET enabled = false});
-$iot->psql(q{UPDATE iot.mail_server SET options = '{}', enabled = true WHERE name = 'mail_plain'});
+$iot->psql(q{UPDATE iot.mail_server SET options = '{}', enabled = true WHERE name = 'mailserver_plain'});
 $id = emit();
 $iot->poll(qq{SELECT coalesce(bool_and(d.last_error IS NOT NULL), false) FROM iot.delivery d JOIN iot.notification n USING (seq)
 	WHERE n.event_id = '$id'});

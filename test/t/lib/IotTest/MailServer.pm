@@ -16,77 +16,38 @@ package IotTest::MailServer;
 use strict;
 use warnings;
 
-use IO::Socket::INET;
-use JSON::PP;
+use parent -norequire, 'IotTest::Recorder';
+
 use MIME::Base64;
 
-use IotTest::Process;
-use PostgreSQL::Test::Utils;
+use IotTest::Recorder;
 
-sub new
-{
-	my ($class, $name, %arg) = @_;
-	my $self = bless {
-		name => "mail_$name",
-		mode => $arg{mode} || 'plain',
-		port => IotTest::free_port(),
-		file => "$PostgreSQL::Test::Utils::tmp_check/mail_$name.jsonl",
-		more => [ map { defined $_ ? $_ : () } @arg{qw(cert key user password)} ],
-	}, $class;
+sub mode { return $_[0]->{mode} || 'plain'; }
 
-	unlink $self->{file};
-	$self->start unless defined $arg{start} && !$arg{start};
-	return $self;
-}
-
-sub start
+sub command
 {
 	my ($self) = @_;
+	(my $program = __FILE__) =~ s{[^/]*$}{mail_server.py};
 
-	if ($self->{process})
-	{
-		$self->{process}->spawn;
-	}
-	else
-	{
-		(my $program = __FILE__) =~ s{[^/]*$}{mail_server.py};
-		$self->{process} = IotTest::Process->start(
-			name => $self->{name},
-			# the distribution's interpreter has the distribution's modules
-			command => [ '/usr/bin/python3', $program, $self->{port}, $self->{file}, $self->{mode},
-				@{ $self->{more} } ],
-			log => "$PostgreSQL::Test::Utils::log_path/$self->{name}.log");
-	}
-	IotTest::poll_until(
-		sub { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{port}) },
-		"$self->{name} listens");
-	return $self;
+	# the distribution's interpreter has the distribution's modules
+	return [ '/usr/bin/python3', $program, $self->{port}, $self->{file}, $self->mode,
+		map { defined $_ ? $_ : () } @$self{qw(cert key user password)} ];
 }
-
-sub stop { $_[0]->{process}->stop('KILL'); return; }
 
 # A certificate has a name.
 sub url
 {
 	my ($self) = @_;
 
-	return ($self->{mode} eq 'smtps' ? 'smtps' : 'smtp') . '://'
-	  . ($self->{mode} eq 'plain' ? '127.0.0.1' : 'localhost') . ":$self->{port}";
+	return ($self->mode eq 'smtps' ? 'smtps' : 'smtp') . '://'
+	  . ($self->mode eq 'plain' ? '127.0.0.1' : 'localhost') . ":$self->{port}";
 }
 
 sub records
 {
 	my ($self, $what, $to) = @_;
-	my @records;
 
-	open(my $fh, '<', $self->{file}) or return;
-	while (my $line = <$fh>)
-	{
-		last unless $line =~ /\n\z/;
-		push @records, JSON::PP->new->utf8->decode($line);
-	}
-	close $fh;
-	return grep { $_->{what} eq $what && (!defined $to || $_->{to} eq $to) } @records;
+	return grep { $_->{what} eq $what && (!defined $to || $_->{to} eq $to) } $self->recorded;
 }
 
 sub attempts { return scalar(my @all = $_[0]->records('rcpt', $_[1])); }

@@ -16,51 +16,18 @@ package IotTest::Receiver;
 use strict;
 use warnings;
 
-use Carp;
-use IO::Socket::INET;
-use JSON::PP;
-use Time::HiRes qw(time);
+use parent -norequire, 'IotTest::Recorder';
 
-use PostgreSQL::Test::Utils;
+use IotTest::Recorder;
 
-sub new
-{
-	my ($class, $name, %arg) = @_;
-	my $self = bless {
-		name => "receiver_$name",
-		port => IotTest::free_port(),
-		file => "$PostgreSQL::Test::Utils::tmp_check/receiver_$name.jsonl",
-	}, $class;
-
-	unlink $self->{file};
-	$self->start unless defined $arg{start} && !$arg{start};
-	return $self;
-}
-
-sub start
+sub command
 {
 	my ($self) = @_;
+	(my $module = __FILE__) =~ s{/[^/]*$}{};
 
-	if ($self->{process})
-	{
-		$self->{process}->spawn;
-	}
-	else
-	{
-		(my $module = __FILE__) =~ s{/[^/]*$}{};
-		$self->{process} = IotTest::Process->start(
-			name => $self->{name},
-			command => [ $^X, "-I$module/..", '-MIotTest::Receiver::Server',
-				'-e', 'IotTest::Receiver::Server::run(@ARGV)', $self->{port}, $self->{file} ],
-			log => "$PostgreSQL::Test::Utils::log_path/$self->{name}.log");
-	}
-	IotTest::poll_until(
-		sub { IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{port}) },
-		"$self->{name} listens");
-	return $self;
+	return [ $^X, "-I$module/..", '-MIotTest::Receiver::Server',
+		'-e', 'IotTest::Receiver::Server::run(@ARGV)', $self->{port}, $self->{file} ];
 }
-
-sub stop { $_[0]->{process}->stop('KILL'); return; }
 
 sub url { return "http://127.0.0.1:$_[0]->{port}$_[1]"; }
 
@@ -68,16 +35,8 @@ sub url { return "http://127.0.0.1:$_[0]->{port}$_[1]"; }
 sub requests
 {
 	my ($self, $path) = @_;
-	my @requests;
 
-	open(my $fh, '<', $self->{file}) or return;
-	while (my $line = <$fh>)
-	{
-		last unless $line =~ /\n\z/;
-		push @requests, JSON::PP->new->utf8->decode($line);
-	}
-	close $fh;
-	return grep { !defined $path || $_->{path} eq $path } @requests;
+	return grep { !defined $path || $_->{path} eq $path } $self->recorded;
 }
 
 # Waits until so many came for the path; these.
