@@ -207,7 +207,11 @@ DECLARE
 	given text[];
 	unknown text;
 BEGIN
-	PERFORM iot_internal.check_name('alarm rule', NEW.name);
+	-- people read it: it may be a phrase
+	IF NEW.name !~ '^[^[:cntrl:]]{1,100}$' OR NEW.name <> btrim(NEW.name) THEN
+		PERFORM iot_internal.alarm_rule_refuse(left(NEW.name, 100), 'its name is not valid',
+			'A name has 1 to 100 characters, no blanks at its ends and no control characters.');
+	END IF;
 	-- what it is about
 	given := array_remove(ARRAY[
 		CASE WHEN NEW.device_type_id IS NOT NULL THEN 'type' END,

@@ -33,6 +33,12 @@ CREATE FUNCTION fresh() RETURNS void LANGUAGE sql AS $$
 	DELETE FROM iot.sensor_value;
 $$;
 
+-- a name is for people
+INSERT INTO iot.alarm_rule (name, kind, comparison, threshold, enabled) VALUES ('too hot, überhitzt', 'threshold', '>', 1, false);
+SELECT throws_ok(format('INSERT INTO iot.alarm_rule (name, kind, comparison, threshold, enabled) VALUES (%L, ''threshold'', ''>'', 1, false)', n),
+		'22023', NULL, format('a name cannot be %L', n))
+	FROM unnest(ARRAY['', ' x', 'x ', E'a\nb', repeat('x', 101)]) AS n;
+
 -- what is refused
 CREATE FUNCTION refused(columns text, vals text, message text) RETURNS text LANGUAGE sql AS $$
 	SELECT throws_ok(format('INSERT INTO iot.alarm_rule (name, parameter_id, %s) SELECT %L, parameter_id, %s FROM iot.parameter WHERE name = ''temperature''',
