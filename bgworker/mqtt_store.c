@@ -239,6 +239,12 @@ apply(const StoreJob *job)
 	iot_worker_slot_count(IOT_COUNT_DUPLICATE, job->counters.duplicate);
 	iot_worker_slot_count(IOT_COUNT_CONFLICT, job->counters.conflict);
 	iot_worker_slot_count(IOT_COUNT_REJECTED, job->counters.rejected);
+	for (int reason = 0; reason < IOT_REASONS; reason++)
+	{
+		/* a conflict has a counter of its own */
+		if (reason != IOT_REASON_CONFLICT)
+			iot_worker_slot_count(IOT_COUNT_REASON + reason, job->counters.reasons[reason]);
+	}
 	for (int i = 0; i < job->nanswers; i++)
 	{
 		const Answer *answer = &job->answers[i];
@@ -305,6 +311,7 @@ store_range(StoreJob *job, int first, int count, bool with_ends, const IotIngest
 	iot_worker_slot_count(IOT_COUNT_MESSAGES, 1);
 	iot_worker_slot_count(IOT_COUNT_RECEIVED, 1);
 	iot_worker_slot_count(IOT_COUNT_REJECTED, 1);
+	iot_worker_slot_count(IOT_COUNT_REASON + IOT_REASON_REFUSED_BY_DATABASE, 1);
 	return IOT_STORE_DONE;
 }
 

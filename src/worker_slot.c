@@ -40,7 +40,7 @@ typedef struct IotWorkerShared
 	IotWorkerSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } IotWorkerShared;
 
-static const char *const counter_names[IOT_COUNTERS] = {
+static const char *const counter_names[IOT_COUNT_REASON] = {
 	"received", "stored", "duplicate", "conflict", "rejected", "messages", "given_back",
 	"connected", "commands_taken", "commands_published", "commands_completed", "commands_failed",
 	"commands_late", "events", "notifications", "delivered", "undelivered", "commands_expired",
@@ -385,9 +385,13 @@ iot_worker_counters_json(const int64 *counters)
 	appendStringInfoChar(&json, '{');
 	for (int i = 0; i < IOT_COUNTERS; i++)
 	{
+		bool		reason = i >= IOT_COUNT_REASON;
+
 		if (counters[i] != 0)
-			appendStringInfo(&json, "%s\"%s\":" INT64_FORMAT, json.len > 1 ? "," : "",
-							 counter_names[i], counters[i]);
+			appendStringInfo(&json, "%s\"%s%s\":" INT64_FORMAT, json.len > 1 ? "," : "",
+							 reason ? "rejected_" : "",
+							 reason ? iot_reason_name(i - IOT_COUNT_REASON) : counter_names[i],
+							 counters[i]);
 	}
 	appendStringInfoChar(&json, '}');
 	return json.data;

@@ -8,6 +8,8 @@
 #include "datatype/timestamp.h"
 #include "utils/uuid.h"
 
+#include "ingest.h"
+
 typedef enum IotWorkerKind
 {
 	IOT_WORKER_NONE = 0,
@@ -38,7 +40,8 @@ typedef enum IotWorkerCounter
 	IOT_COUNT_UNDELIVERED,		/* delivery attempts that failed */
 	IOT_COUNT_EXPIRED,			/* commands swept at their deadline */
 	IOT_COUNT_ERRORS,			/* transactions that failed */
-	IOT_COUNTERS
+	IOT_COUNT_REASON,			/* of what was rejected: this one and IOT_REASONS - 1 more */
+	IOT_COUNTERS = IOT_COUNT_REASON + IOT_REASONS
 } IotWorkerCounter;
 
 #define IOT_WORKER_NAME_SIZE	96

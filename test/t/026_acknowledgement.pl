@@ -113,6 +113,10 @@ my %delta = map { $_ => ($after{$_} || 0) - ($before{$_} || 0) }
   qw(received stored duplicate conflict rejected messages);
 is($delta{received}, $delta{stored} + $delta{duplicate} + $delta{conflict} + $delta{rejected},
 	'I12: received = stored + duplicate + conflict + rejected');
+my $by_reason = 0;
+$by_reason += $after{$_} - ($before{$_} || 0) foreach grep { /^rejected_/ } keys %after;
+is($by_reason, $delta{rejected}, 'I12: what is rejected is counted by its reason');
+is($after{rejected_unknown_parameter}, 1, 'such as a parameter that nobody knows');
 is($delta{messages}, 17, 'every message was taken');
 is($delta{stored}, 4, 'four values were stored');
 is($delta{duplicate}, 2, 'two were repeats');
