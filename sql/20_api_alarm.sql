@@ -50,6 +50,21 @@ BEGIN
 END
 $function$;
 
+-- Rules that fail, and those that were disabled for it.
+CREATE OR REPLACE FUNCTION iot_internal.check_alarm_rules()
+RETURNS TABLE (severity text, finding text, hint text)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN QUERY SELECT 'warning',
+			format(CASE WHEN r.enabled THEN 'alarm rule "%s" failed %s times in a row: %s'
+				ELSE 'alarm rule "%s" was disabled, since it failed %s times in a row: %s' END,
+				r.name, e.errors, e.error),
+			'Correct its row in iot.alarm_rule and enable it.'
+		FROM iot.alarm_rule_error e JOIN iot.alarm_rule r ON r.alarm_rule_id = e.alarm_rule_id
+		ORDER BY r.name;
+END
+$function$;
+
 -- Appends an event about an alarm as it stands now; details are keys of this event alone.
 CREATE OR REPLACE FUNCTION iot_internal.alarm_event(
 	type text, alarm_id uuid, username text, details jsonb) RETURNS void

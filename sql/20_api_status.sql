@@ -312,6 +312,7 @@ BEGIN
 			'Start iot-pushd, with a role that is a member of iot_pushd.');
 	END IF;
 	RETURN QUERY SELECT c.severity, c.finding, c.hint FROM iot_internal.check_delivery() AS c;
+	RETURN QUERY SELECT c.severity, c.finding, c.hint FROM iot_internal.check_alarm_rules() AS c;
 	FOR row IN SELECT l.reason, count(*) AS letters FROM iot.dead_letter l
 		WHERE l.created_at > now() - interval '1 hour' GROUP BY l.reason ORDER BY l.reason LOOP
 		RETURN QUERY VALUES ('warning', format('%s messages of the last hour are dead letters: %s',

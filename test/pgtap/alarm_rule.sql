@@ -273,6 +273,9 @@ SELECT is((SELECT error || ' ' || d.name FROM iot.alarm_rule_error e JOIN iot.de
 SELECT feed('boiler', i, '{"temperature": 90}') FROM generate_series(1, 8) i \g /dev/null
 SELECT iot_internal.alarm_sweep(100) \g /dev/null
 SELECT is(failures(), 'broken t 9', 'nine times are not ten');
+SELECT is((SELECT finding FROM iot.check() WHERE finding LIKE 'alarm rule%'),
+	'alarm rule "broken" failed 9 times in a row: cannot convert value from timestamp to timestamptz without time zone usage',
+	'the doctor tells of it');
 SELECT attributes('boiler', '{"since": "2020-01-01T00:00:00+00:00"}') \g /dev/null
 SELECT feed('boiler', 10, '{"temperature": 90}') \g /dev/null
 SELECT is(failures(), NULL, 'a rule that works again begins anew');
@@ -282,6 +285,8 @@ SELECT is(iot.ingest('boiler', jsonb_agg(jsonb_build_object('ts', at(i), 'temper
 SELECT is(failures(), 'broken t 10', 'and counted');
 SELECT iot_internal.alarm_sweep(100) \g /dev/null
 SELECT is(failures(), 'broken f 10', 'the rule is disabled');
+SELECT is((SELECT left(finding, 66) FROM iot.check() WHERE finding LIKE 'alarm rule%'),
+	'alarm rule "broken" was disabled, since it failed 10 times in a ro', 'and the doctor tells of that');
 SELECT results_eq($$SELECT aggregatetype, device_id, payload - 'failed_at' FROM iot.event WHERE type = 'alarm_rule.disabled'$$,
 	format($$SELECT 'alarm_rule', %L::uuid, jsonb_build_object('alarm_rule_id', alarm_rule_id, 'rule', 'broken', 'severity', 'red',
 		'device', 'boiler', 'errors', 10, 'error', 'cannot convert value from timestamp to timestamptz without time zone usage')
