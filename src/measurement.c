@@ -9,6 +9,11 @@
  * all rows are noted.  Alarm rules judge every row that is newer than what was known of its
  * sensor, in the order of the device's time.
  *
+ * The transition table costs COPY its batches of insertions, for the server makes none on a
+ * partitioned table that has one.  A trigger for each row of the partitions would leave them to it,
+ * and queue an event and fetch the row again for each: measured to save 3 to 15 % of a COPY, for a
+ * state of our own that had to be right in nested statements and subtransactions.
+ *
  * Memory is the trigger's per-call context, in proportion to the sensors of the statement and not
  * to its rows; only rows of a sensor with rules that come out of order are kept until they are
  * sorted.

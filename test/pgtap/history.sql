@@ -221,6 +221,16 @@ SELECT is((SELECT count FROM iot.history('furnace', 'temperature', now() - inter
 SELECT is((SELECT value FROM iot.history('furnace', 'temperature', now() - interval '1 hour', bucket => '1 hour')
 		ORDER BY ts DESC LIMIT 1), 77::float8, 'until is now where it is not given');
 
+-- current values: the newest by the device's clock, of the parameters that have one
+SELECT iot.create_device('kiln', '{other,temperature,humidity}') AS kiln \gset
+SELECT is_empty($$SELECT * FROM iot.last_values('kiln')$$, 'no value yet');
+SELECT iot.ingest('kiln', jsonb_build_object('ts', :'t'::timestamptz, 'values', '{"temperature":5,"humidity":40}'::jsonb)) AS a,
+	iot.ingest('kiln', jsonb_build_object('ts', :'t'::timestamptz + '2 s', 'temperature', 7)) AS b,
+	iot.ingest('kiln', jsonb_build_object('ts', :'t'::timestamptz + '1 s', 'temperature', 6)) AS c \gset
+SELECT results_eq($$SELECT * FROM iot.last_values('kiln')$$, format($$VALUES ('humidity', 40::float8, '%%', %1$L::timestamptz),
+	('temperature', 7, '°C', %1$L::timestamptz + interval '2 s')$$, :'t'), 'a late value changes no current one');
+SELECT results_eq(format('SELECT * FROM iot.last_values(%L)', :'kiln'), $$SELECT * FROM iot.last_values('kiln')$$, 'by its id too');
+
 -- retention: minutes go before hours, measurements before both, and what is there stays right
 UPDATE iot.retention SET keep = '30 hours' WHERE relation = 'rollup_minute';
 CALL iot.maintain();
