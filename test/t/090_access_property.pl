@@ -375,7 +375,7 @@ foreach my $user (grep { $enabled{$_} } @users, 'warden')
 	$seen += () = $expected =~ /,/g;
 }
 is(join("\n", @again), '', 'replayed from the begin, by push, function and tables alike');
-cmp_ok($seen, '>', $events * 2, 'there was something to see');
+cmp_ok($seen, '>', $events * 1.1, 'there was something to see, and not for the warden alone');
 cmp_ok(scalar(grep { !$enabled{$_} } @users), '<', scalar @users, 'and somebody left to see it');
 
 done_testing();
