@@ -184,22 +184,6 @@ BEGIN
 END
 $$;
 
--- How a delivery begins: at once, at the end of the recipient's quiet hours, or never.
-CREATE OR REPLACE FUNCTION iot_internal.first_attempt(p_channel text, p_recipient text,
-	p_holders text[], p_event text, p_device_id uuid, p_severity text, p_now timestamptz,
-	OUT status text, OUT attempts integer, OUT next_attempt_at timestamptz, OUT not_before timestamptz)
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	IF p_channel <> 'webhook' AND p_recipient = ANY (p_holders) THEN
-		not_before := iot_internal.hold_until(p_recipient, p_event, p_device_id, p_severity, p_now);
-	END IF;
-	status := CASE WHEN not_before = 'infinity' THEN 'MUTED' ELSE 'PENDING' END;
-	-- the notifier hints at a new push at once: that is its first attempt
-	attempts := CASE WHEN p_channel = 'push' AND not_before IS NULL THEN 1 ELSE 0 END;
-	next_attempt_at := coalesce(not_before, clock_timestamp() + attempts * interval '1 s');
-END
-$$;
-
 -- Reads the next events of consumer "notifier" and writes what their rules say.  Cursor and
 -- effects share the caller's transaction, so that each event is notified of exactly once.  Fewer
 -- events than asked for means that the log is drained; transfers are what is to be sent by HTTP or
@@ -219,6 +203,7 @@ DECLARE
 	times timestamptz[];
 	admins text[];
 	holders text[];
+	varying_rules uuid[];
 BEGIN
 	notifications := 0;
 	pushes := 0;
@@ -236,6 +221,8 @@ BEGIN
 
 	admins := iot_internal.admin_usernames();
 	holders := iot_internal.holders();
+	varying_rules := ARRAY(SELECT r.notification_rule_id FROM iot.notification_rule r
+		WHERE r.enabled AND iot_internal.kept_texts(r.notification_rule_id, r.title, r.body) IS NOT NULL);
 
 	WITH read AS MATERIALIZED (
 		SELECT DISTINCT ON (u.event_id) u.id, u.event_id, u.type, u.device_id, u.created_at,
@@ -287,7 +274,7 @@ BEGIN
 				device, title, body, texts, event_at)
 			SELECT m.event_id, m.type, m.channel, m.audience, m.author, m.device_id, n.device,
 					w.title, w.body,
-					CASE WHEN m.channel <> 'webhook'
+					CASE WHEN m.channel <> 'webhook' AND m.rule_id = ANY (varying_rules)
 						THEN iot_internal.kept_texts(m.rule_id, m.title, m.body) END,
 					m.created_at
 				FROM told t
@@ -300,15 +287,25 @@ BEGIN
 				ORDER BY m.id, m.rank
 			RETURNING seq, event_id, channel, audience
 	), due AS (
+		-- the notifier hints at a new push at once: that is its first attempt
 		INSERT INTO iot.delivery (seq, channel, recipient, status, attempts, next_attempt_at, not_before)
-			SELECT w.seq, w.channel, r.recipient, f.status, f.attempts, f.next_attempt_at, f.not_before
+			SELECT w.seq, w.channel, r.recipient,
+					CASE WHEN h.until = 'infinity' THEN 'MUTED' ELSE 'PENDING' END,
+					CASE WHEN w.channel = 'push' AND h.until IS NULL THEN 1 ELSE 0 END,
+					coalesce(h.until, clock_timestamp() + CASE w.channel WHEN 'push' THEN interval '1 s'
+						ELSE interval '0' END),
+					h.until
 				FROM written w
 					JOIN matched m ON m.event_id = w.event_id AND m.channel = w.channel
 						AND m.audience = w.audience
 					JOIN told t ON t.id = m.id AND t.rank = m.rank
 					CROSS JOIN LATERAL unnest(t.recipients) AS r(recipient)
-					CROSS JOIN LATERAL iot_internal.first_attempt(w.channel, r.recipient, holders,
-						m.type, m.device_id, m.payload ->> 'severity', clock_timestamp()) AS f
+					CROSS JOIN LATERAL (
+						-- few have preferences: nothing is called for the others
+						SELECT CASE WHEN w.channel <> 'webhook' AND r.recipient = ANY (holders)
+							THEN iot_internal.hold_until(r.recipient, m.type, m.device_id,
+								m.payload ->> 'severity', clock_timestamp()) END AS until
+						OFFSET 0) AS h
 			RETURNING channel, not_before
 	)
 	SELECT (SELECT count(*) FROM written), count(*) FILTER (WHERE d.channel = 'push'),

@@ -60,10 +60,18 @@ BEGIN
 		RETURNING seq INTO written;
 	WITH due AS (
 		INSERT INTO iot.delivery (seq, channel, recipient, status, attempts, next_attempt_at, not_before)
-			SELECT written, p_channel, r.recipient, f.status, f.attempts, f.next_attempt_at, f.not_before
+			SELECT written, p_channel, r.recipient,
+					CASE WHEN h.until = 'infinity' THEN 'MUTED' ELSE 'PENDING' END,
+					CASE WHEN p_channel = 'push' AND h.until IS NULL THEN 1 ELSE 0 END,
+					coalesce(h.until, clock_timestamp() + CASE p_channel WHEN 'push' THEN interval '1 s'
+						ELSE interval '0' END),
+					h.until
 				FROM unnest(recipients) AS r(recipient)
-					CROSS JOIN LATERAL iot_internal.first_attempt(p_channel, r.recipient, holders,
-						p_event, p_device_id, p_payload ->> 'severity', p_now) AS f
+					CROSS JOIN LATERAL (
+						SELECT CASE WHEN p_channel <> 'webhook' AND r.recipient = ANY (holders)
+							THEN iot_internal.hold_until(r.recipient, p_event, p_device_id,
+								p_payload ->> 'severity', p_now) END AS until
+						OFFSET 0) AS h
 			RETURNING not_before)
 	SELECT count(*) AS now INTO made FROM due d WHERE d.not_before IS NULL;
 	notifications := notifications + 1;
