@@ -230,18 +230,23 @@ set_condition(IotAlarmRule *rule, uint64 row)
 	return rule->levels[0].open_path != NULL;
 }
 
-static void
+/* False for a time zone that the server does not know any more. */
+static bool
 set_schedule(IotAlarmRule *rule, uint64 row)
 {
-	char	   *zone = text_column(row, RULE_ZONE);
+	char	   *name = text_column(row, RULE_ZONE);
+	pg_tz	   *zone = name != NULL ? pg_tzset(name) : NULL;
 	bool		isnull;
 	Datum		weekdays = column(row, RULE_WEEKDAYS, &isnull);
 
+	if (name == NULL)
+		return true;
 	if (zone == NULL)
-		return;
+		return false;
 	rule->schedule = iot_schedule_make(zone, isnull ? 0x7f : (uint8) DatumGetInt32(weekdays),
 									   time_column(row, RULE_FROM, 0),
 									   time_column(row, RULE_TO, USECS_PER_DAY));
+	return true;
 }
 
 /*
@@ -279,8 +284,7 @@ iot_alarm_rule_compile(IotAlarmRule *rule, uint64 row)
 	rule->name = text_column(row, RULE_NAME);
 	rule->severity = text_column(row, RULE_SEVERITY);
 	rule->message = text_column(row, RULE_MESSAGE);
-	set_schedule(rule, row);
-	if (rule->spec.repeat_count < 1)
+	if (rule->spec.repeat_count < 1 || !set_schedule(rule, row))
 		return false;
 	for (int i = 0; kind != NULL && i < lengthof(kinds); i++)
 	{

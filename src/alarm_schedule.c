@@ -17,8 +17,8 @@
 #define DAYS_OF_WEEK	7
 #define ALL_WEEKDAYS	((1 << DAYS_OF_WEEK) - 1)
 
-/* Days around a time that are looked at: a window may be seven days away, and a day longer. */
-#define DAYS_AROUND		9
+/* Days around a time that are looked at: a week, and another where the clocks leave a window out. */
+#define DAYS_AROUND		16
 
 typedef struct Window
 {
@@ -26,19 +26,18 @@ typedef struct Window
 	TimestampTz end;
 } Window;
 
-/* In the current memory context; NULL where it leaves out no hour, or the zone is not known. */
+/* In the current memory context; NULL where it leaves out no hour. */
 IotSchedule *
-iot_schedule_make(const char *zone, uint8 weekdays, int64 from, int64 to)
+iot_schedule_make(pg_tz *zone, uint8 weekdays, int64 from, int64 to)
 {
-	pg_tz	   *tz = pg_tzset(zone);
 	IotSchedule *schedule;
 
 	if (to <= from)
 		to += USECS_PER_DAY;
-	if (tz == NULL || (weekdays == ALL_WEEKDAYS && to - from >= USECS_PER_DAY))
+	if (weekdays == ALL_WEEKDAYS && to - from >= USECS_PER_DAY)
 		return NULL;
 	schedule = palloc0(sizeof(IotSchedule));
-	schedule->zone = tz;
+	schedule->zone = zone;
 	schedule->weekdays = weekdays;
 	schedule->from = from;
 	schedule->to = to;
@@ -109,7 +108,8 @@ look_up(IotSchedule *schedule, TimestampTz at)
 	Window		windows[DAYS_AROUND * 2 + 1];
 	int			count;
 
-	if (at >= schedule->begin && at < schedule->end)
+	if (!TIMESTAMP_NOT_FINITE(schedule->begin) && !TIMESTAMP_NOT_FINITE(schedule->end) &&
+		at >= schedule->begin && at < schedule->end)
 		return;
 	count = windows_around(schedule, at, windows);
 	schedule->begin = DT_NOBEGIN;

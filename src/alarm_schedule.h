@@ -20,7 +20,7 @@ typedef struct IotSchedule
 	bool		inside;
 } IotSchedule;
 
-extern IotSchedule *iot_schedule_make(const char *zone, uint8 weekdays, int64 from, int64 to);
+extern IotSchedule *iot_schedule_make(pg_tz *zone, uint8 weekdays, int64 from, int64 to);
 extern bool iot_schedule_inside(IotSchedule *schedule, TimestampTz at);
 extern TimestampTz iot_schedule_begin(IotSchedule *schedule, TimestampTz at);
 extern TimestampTz iot_schedule_end(IotSchedule *schedule, TimestampTz at);

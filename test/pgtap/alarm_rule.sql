@@ -340,6 +340,17 @@ SELECT is((SELECT count(*) FROM iot.alarm_rule r, iot.backtest_alarm_rule(r.alar
 		WHERE r.name = 'gone' AND b.closed_at - b.opened_at <> interval '40 minutes'), 0::bigint,
 	'hours that the clock leaves out are none, or as long as ever');
 
+INSERT INTO iot.alarm_rule (name, kind, parameter_id, comparison, threshold, time_zone, weekdays, from_time, to_time, enabled)
+	VALUES ('sunday', 'threshold', :'temperature', '>', 80, 'Europe/Berlin', '{7}', '02:30', '03:10', false);
+SELECT results_eq($$SELECT b.opened_at, b.closed_at FROM iot.alarm_rule r, iot.backtest_alarm_rule(r.alarm_rule_id, '2024-03-30 20:00+00', '2024-04-14 00:00+00') b
+		WHERE r.name = 'sunday'$$,
+	$$VALUES ('2024-04-07 00:30+00'::timestamptz, '2024-04-07 01:10+00'::timestamptz)$$,
+	'a week without any is no end');
+SELECT results_eq($$SELECT b.opened_at, b.closed_at FROM iot.alarm_rule r, iot.backtest_alarm_rule(r.alarm_rule_id, '4713-01-01 BC', '2024-04-08') b
+		WHERE r.name = 'sunday'$$,
+	$$VALUES ('2024-04-07 00:30+00'::timestamptz, '2024-04-07 01:10+00'::timestamptz)$$,
+	'nor is the beginning of time');
+
 -- two-phase commit carries all of it
 SELECT fresh() \g /dev/null
 INSERT INTO iot.alarm_rule (name, kind, parameter_id, severity, comparison, threshold, duration, time_zone, weekdays)
