@@ -100,11 +100,24 @@ BEGIN
 	GET DIAGNOSTICS targets = ROW_COUNT;
 	UPDATE iot.command_batch b SET total = targets
 		WHERE b.command_batch_id = made AND b.total <> targets;
+	PERFORM iot_internal.audit_command_batch(made, 'inserted');
 	RETURN made;
 END
 $function$;
 COMMENT ON FUNCTION iot.send_group_command(text, text, double precision, integer, real, interval) IS
 	'send a value to every enabled device of a group that has the parameter, so many a second; stops at a share of failures; returns the batch';
+
+-- What people do about a batch, in the words of sql/20_audit.sql; what workers do is no such event.
+CREATE OR REPLACE FUNCTION iot_internal.audit_command_batch(command_batch_id uuid, verb text)
+RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+	INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload)
+		SELECT iot_internal.uuidv7(), 'command_batch', $1::text, 'audit.command_batch_' || verb,
+			jsonb_build_object('username', iot_internal.current_username(), 'new',
+				jsonb_build_object('status', b.status, 'device_group', b.device_group,
+					'parameter', b.parameter, 'value', b.value, 'total', b.total))
+		FROM iot.command_batch b WHERE b.command_batch_id = $1
+$function$;
 
 -- Locks a batch that the caller may operate and gives its status.
 CREATE OR REPLACE FUNCTION iot_internal.lock_command_batch(command_batch_id uuid) RETURNS text
@@ -146,6 +159,7 @@ BEGIN
 	UPDATE iot.command_batch b SET status = wanted,
 			rated_at = clock_timestamp() - make_interval(secs => 1.0 / b.rate)
 		WHERE b.command_batch_id = $1;
+	PERFORM iot_internal.audit_command_batch($1, 'updated');
 	IF wanted = 'CANCELLED' THEN
 		PERFORM iot_internal.drop_waiting($1, 'cancelled');
 	END IF;

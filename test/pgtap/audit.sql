@@ -81,6 +81,17 @@ SELECT results_eq('SELECT event, username, name FROM told()', $$VALUES
 	('audit.device_deleted', 'audit_anna', 'kettle'), ('audit.sensor_deleted', 'audit_anna', NULL)$$,
 	'users of a token by their names, with their commands, and what goes with a row');
 
+SELECT iot.create_device('stove', '{temperature}') \gset
+SELECT seen() \gset
+SET LOCAL SESSION AUTHORIZATION audit_web;
+SELECT iot.send_group_command('default', 'temperature', 7) AS batch \gset
+SELECT iot.pause_group_command(:'batch'), iot.pause_group_command(:'batch') \gset
+SELECT iot.cancel_group_command(:'batch') \gset
+RESET SESSION AUTHORIZATION;
+SELECT results_eq('SELECT event, username, new ->> ''status'' FROM told()', $$VALUES
+	('audit.command_batch_inserted', 'audit_anna', 'RUNNING'), ('audit.command_batch_updated', 'audit_anna', 'PAUSED'),
+	('audit.command_batch_updated', 'audit_anna', 'CANCELLED')$$, 'what people do about a batch');
+
 -- a row whose key changes is another row; a table that is emptied is told as such
 SELECT seen() \gset
 UPDATE iot.secret SET name = 'other';

@@ -33,7 +33,8 @@ CREATE FUNCTION answer(batch uuid, ok boolean, max_answers integer DEFAULT 1000)
 $$;
 CREATE FUNCTION poll() RETURNS bigint LANGUAGE sql AS $$SELECT count(*) FROM iot.adapter_poll('bus', 1000)$$;
 CREATE FUNCTION batch_events(batch uuid) RETURNS text LANGUAGE sql AS
-	'SELECT string_agg(type, '' '' ORDER BY id) FROM iot.event WHERE aggregateid = batch::text';
+	$$SELECT string_agg(type, ' ' ORDER BY id) FROM iot.event
+		WHERE aggregateid = batch::text AND type NOT LIKE 'audit.%'$$;
 
 SELECT no_plan();
 
