@@ -103,8 +103,10 @@ $function$;
 
 -- The columns that a kind of rule has besides those of all.
 CREATE OR REPLACE FUNCTION iot_internal.alarm_kind_columns(kind text) RETURNS text[]
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT CASE kind
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	-- not in SQL: it is called for each kind of each rule, and would be planned each time
+	RETURN CASE kind
 		WHEN 'range' THEN ARRAY['value_min', 'value_max', 'close_min', 'close_max',
 			'value_min_attribute', 'value_max_attribute', 'red_min', 'red_max', 'red_close_min',
 			'red_close_max']
@@ -114,7 +116,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $f
 			'threshold_attribute', 'red_threshold', 'red_close_threshold', 'per']
 		WHEN 'no_data' THEN ARRAY['timeout', 'red_timeout']
 		WHEN 'condition' THEN ARRAY['condition', 'stay_condition', 'red_condition',
-			'red_stay_condition'] END
+			'red_stay_condition'] END;
+END
 $function$;
 
 -- Checks the columns of each kind; rule is the row as an object.
