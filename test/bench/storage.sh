@@ -185,7 +185,7 @@ storage_bench_rules()
 	set logscale x
 	set yrange [0:*]
 	plot '$folder/rules.dat' using 1:2 with linespoints lw 2 title 'iot.measurement', \
-		'' using 1:3 with lines lw 2 dt 2 title 'the bare table'
+		'' using 1:3 with lines lw 2 title 'the bare table'
 	EOP
 }
 
@@ -286,7 +286,7 @@ storage_bench_history()
 	set logscale x
 	set yrange [0:*]
 	plot '$folder/history.dat' using 1:2 with linespoints lw 2 title 'median', \
-		'' using 1:3 with linespoints lw 2 dt 2 title '99th percentile'
+		'' using 1:3 with linespoints lw 2 title '99th percentile'
 	EOP
 
 	bytes=$(storage_bytes $BENCH_ROWS)
