@@ -1,0 +1,450 @@
+# All that a deployment has, on this machine: a server with the extension, a broker, devices of
+# every temper, the push daemon, users who listen; and the record of what each of them saw.
+#
+#   my $world = Torture::World->new;
+#   ... Torture::Workload, faults ...
+#   $world->rest;                                  waits until nothing is under way
+#   my @findings = Torture::Checker->check($world->history);
+
+package Torture::World;
+
+use strict;
+use warnings;
+
+use Time::HiRes qw(time sleep);
+
+use IotTest;
+
+use Torture::Client;
+use Torture::History;
+use Torture::Publisher;
+
+# Devices by temper: arguments of the simulator that plays them, and their group.
+my %temper = (
+	good => { group => 'plant', count => 3, args => { drop_seen => 1 } },
+	refuser => { group => 'house', count => 1, args => { refuse_above => 60, drop_seen => 1 } },
+	double => { group => 'plant', count => 1, args => { answers => 2, drop_seen => 1, delay_max_ms => 60 } },
+	flaky => { group => 'house', count => 1, args => { ignore_first => 1, drop_seen => 1 } },
+	late => { group => 'plant', count => 1, args => { delay_ms => 2500, drop_seen => 1 } },
+	silent => { group => 'house', count => 1, args => { silent => 1 } },
+	forger => { group => 'plant', count => 1, args => { answer_as => 'good-1', drop_seen => 1 } },
+	# only reports
+	feed => { group => 'plant', count => 2, args => { rate => 5, silent => 1 } },
+	# nobody plays these: the harness publishes for them
+	meter => { group => 'plant', count => 2 },
+	gauge => { group => 'house', count => 1 },
+);
+
+# Who may view what; carl's right to the house comes and goes.
+my %views = (anna => ['plant'], bert => [ 'plant', 'house' ], carl => ['house'], dora => []);
+
+sub microseconds { return int(time() * 1_000_000); }
+
+# Options: users (names, all otherwise), tempers (a list, all otherwise), rate (messages a second of
+# each device that only reports).
+sub new
+{
+	my ($class, %opt) = @_;
+	my $self = bless { access => [], outages => [], exempt => [], sent => [], answers => [] }, $class;
+
+	$self->{iot} = IotTest->new('main');
+	$self->{broker} = IotTest::Broker->new('main');
+	$self->make_registry;
+	$self->make_users(@{ $opt{users} || [ sort keys %views ] });
+	$self->{iot}->use_broker($self->{broker});
+	$self->{publisher} = Torture::Publisher->new(port => $self->{broker}->port);
+	$self->{push} = $self->{iot}->pushd;
+	foreach my $name (@{ $opt{tempers} || [ sort keys %temper ] })
+	{
+		next unless $temper{$name}{args};
+		my %args = %{ $temper{$name}{args} };
+
+		$args{rate} = $opt{rate} if exists $args{rate} && defined $opt{rate};
+		$args{state} = $self->{broker}->dir . "/seen_$name" if $args{drop_seen};
+		$self->{sim}{$name} = $self->{iot}->simulator($self->{broker},
+			prefix => "$name-", count => $temper{$name}{count}, persistent => 1,
+			client_id => "sim-$name",
+			parameters => 'temperature=40,pressure=5', jitter => 4, log_telemetry => 1, %args);
+	}
+	$self->{client}{$_} = Torture::Client->new($self->{push}, $_) foreach @{ $self->{users} };
+	poll_until(sub { $self->pump; !grep { !$_->is_connected } values %{ $self->{client} } },
+		'all clients are connected');
+	return $self;
+}
+
+sub make_registry
+{
+	my ($self) = @_;
+	my $iot = $self->{iot};
+
+	$iot->parameter('temperature', unit => 'C', min => 0, max => 100);
+	$iot->parameter('pressure', unit => 'bar');
+	$iot->psql("INSERT INTO iot.device_group (name) VALUES ('plant'), ('house')");
+	$iot->psql("UPDATE iot.device_type SET ack_timeout = '500 ms', max_attempts = 3");
+	$iot->psql('INSERT INTO iot.alarm_rule (name, kind, scope, device_id, parameter_id, comparison,'
+		  . ' threshold, close_threshold) SELECT v.* FROM (SELECT p.parameter_id FROM iot.parameter p'
+		  . " WHERE p.name = 'temperature') AS t, LATERAL (VALUES"
+		  . " ('hot', 'threshold', 'all', NULL::uuid, t.parameter_id, '>', 75, 65),"
+		  . " ('cold', 'threshold', 'all', NULL, t.parameter_id, '<=', 10, NULL),"
+		  . " ('volatile', 'threshold', 'all', NULL, t.parameter_id, '>=', 50, 45)) AS v");
+	foreach my $name (sort keys %temper)
+	{
+		$iot->device("$name-$_", [qw(temperature pressure)], group => $temper{$name}{group})
+		  foreach 1 .. $temper{$name}{count};
+	}
+	return;
+}
+
+sub make_users
+{
+	my ($self, @users) = @_;
+
+	$self->{users} = \@users;
+	foreach my $user (@users)
+	{
+		$self->{iot}->psql('INSERT INTO iot.app_user (username) VALUES (' . IotTest::literal($user) . ')');
+		$self->allow($user, $_) foreach @{ $views{$user} };
+	}
+	return;
+}
+
+# A right begins before it is given, and ends after it is taken: what lies between is not held
+# against anybody.
+sub allow
+{
+	my ($self, $user, $group) = @_;
+	my $changes = $user eq 'carl';
+
+	push @{ $self->{access} },
+	  { user => $user, group => $group, from => $changes ? microseconds() : 0, until => undef };
+	$self->{iot}->user($user, group => $group, level => 'view');
+	return;
+}
+
+sub revoke
+{
+	my ($self, $user, $group) = @_;
+
+	$self->{iot}->psql('DELETE FROM iot.access_grant a USING iot.user_group g, iot.device_group d'
+		  . ' WHERE a.user_group_id = g.user_group_id AND a.device_group_id = d.device_group_id'
+		  . ' AND g.name = ' . IotTest::literal("$user-$group") . ' AND d.name = '
+		  . IotTest::literal($group));
+	my ($access) =
+	  grep { $_->{user} eq $user && $_->{group} eq $group && !defined $_->{until} }
+	  @{ $self->{access} };
+	$access->{until} = microseconds() if $access;
+	return;
+}
+
+sub may_view
+{
+	my ($self, $user, $group) = @_;
+
+	return grep { $_->{user} eq $user && $_->{group} eq $group && !defined $_->{until} }
+	  @{ $self->{access} };
+}
+
+sub iot { return $_[0]->{iot}; }
+sub broker { return $_[0]->{broker}; }
+sub push_daemon { return $_[0]->{push}; }
+sub sim { return $_[0]->{sim}{ $_[1] }; }
+sub client { return $_[0]->{client}{ $_[1] }; }
+sub publisher { return $_[0]->{publisher}; }
+
+sub devices
+{
+	my ($self) = @_;
+
+	return map { my $name = $_; map { "$name-$_" } 1 .. $temper{$name}{count} } sort keys %temper;
+}
+
+# Everybody who listens or speaks without waiting does so.
+sub pump
+{
+	my ($self) = @_;
+
+	$self->{publisher}->pump;
+	$_->pump foreach values %{ $self->{client} };
+	return;
+}
+
+# A session for commands, as long as it lives.
+sub session
+{
+	my ($self) = @_;
+
+	return $self->{session} ||= $self->{iot}->session;
+}
+
+sub lose_session
+{
+	my ($self) = @_;
+
+	delete $self->{session};
+	return;
+}
+
+# One value, or undef where the server is away.
+sub ask
+{
+	my ($self, $sql) = @_;
+	my $answer = eval { $self->session->query($sql) };
+
+	if (!defined $answer || $answer =~ /^(?:psql:[^\n]*)?(?:ERROR|FATAL|PANIC):/m)
+	{
+		$self->lose_session unless defined $answer && $answer =~ /ERROR:/ && $answer !~ /FATAL:|57P0/;
+		return undef;
+	}
+	return $answer;
+}
+
+# Waits for a condition while clients and publisher go on; false when it does not come.
+sub wait_for
+{
+	my ($self, $condition, $timeout) = @_;
+	my $end = time() + ($timeout || $PostgreSQL::Test::Utils::timeout_default);
+	my $pause = 0.01;
+
+	until ($condition->())
+	{
+		return 0 if time() > $end;
+		$self->pump;
+		sleep $pause;
+		$pause *= 1.5 if $pause < 0.1;
+	}
+	return 1;
+}
+
+# Every worker that is wanted is there and at work.
+sub workers_are_back
+{
+	my ($self) = @_;
+
+	return ($self->ask("SELECT count(*) FILTER (WHERE kind = 'mqtt adapter' AND state = 'connected') = 1"
+			  . " AND count(*) FILTER (WHERE kind = 'notifier' AND pid IS NOT NULL) = 1"
+			  . ' FROM iot_internal.worker_slots()') || '') eq 't';
+}
+
+# Waits until nothing is under way: every command has its end, the broker has nothing for us, the
+# log is read, everybody who listens has been told.  Returns what did not come to rest, in words.
+sub rest
+{
+	my ($self, $timeout) = @_;
+	my @restless;
+	my $wait = sub {
+		my ($what, $condition) = @_;
+
+		push @restless, $what unless $self->wait_for($condition, $timeout);
+	};
+	my $true = sub { my ($sql) = @_; return sub { ($self->ask($sql) || '') eq 't' }; };
+	my $users = join(', ', map { IotTest::literal($_) } @{ $self->{users} });
+
+	# nothing new but answers
+	$self->{sim}{feed}->stop if $self->{sim}{feed};
+	$wait->('workers are not back', sub { $self->workers_are_back });
+	$wait->('the broker does not confirm', sub { $self->{publisher}->unconfirmed == 0 });
+	# messages of one session come in their order: what was sent before this one has come as well
+	my $ms = int(time() * 1000);
+	$ms = $self->{last_marker} + 1 if $ms <= ($self->{last_marker} || 0);
+	$self->{last_marker} = $ms;
+	$self->publish('gauge-1', [ [ 'pressure', $ms, 1 ] ]);
+	$wait->('what the broker holds is not stored',
+		$true->("SELECT count(*) > 0 FROM iot.measurement WHERE ts = to_timestamp($ms / 1000.0)"
+			  . " AND device_id = (SELECT device_id FROM iot.device WHERE name = 'gauge-1')"));
+	$wait->('commands do not end',
+		$true->('SELECT count(*) = 0 FROM iot.command WHERE finished_at IS NULL'));
+	$wait->('the log is not read to its end', sub {
+		my $rows = eval { Torture::History::rows($self->session, 'consumer') };
+
+		return $rows && !grep { $_->{behind} > 0 } @$rows;
+	});
+	$wait->('clients are not connected', sub {
+		$self->pump;
+		return !grep { !$_->is_connected } values %{ $self->{client} };
+	});
+	# whoever may not be told any more is waited for in vain
+	$wait->('users are not told',
+		$true->('SELECT count(*) = 0 FROM iot.delivery AS y JOIN iot.notification AS n USING (seq)'
+			  . ' JOIN iot.device AS d USING (device_id)'
+			  . " WHERE y.status = 'PENDING' AND y.channel = 'push' AND EXISTS (SELECT FROM"
+			  . ' iot.app_user AS u JOIN iot.user_group_member AS m USING (app_user_id)'
+			  . ' JOIN iot.access_grant AS a USING (user_group_id) WHERE u.username = y.recipient'
+			  . ' AND a.device_group_id = d.device_group_id)'));
+	foreach my $client (values %{ $self->{client} })
+	{
+		$wait->("$client->{user} does not read to the end", sub { $client->is_drained });
+	}
+	return @restless;
+}
+
+# Publishes points of a device: [[parameter, ms, value], ...].  The record of the message.
+sub publish
+{
+	my ($self, $device, $points, %more) = @_;
+	my $payload = '['
+	  . join(',', map { qq({"ts":$_->[1],"values":{"$_->[0]":$_->[2]}}) } @$points) . ']';
+	my $message = $self->{publisher}->publish("iot/$device/telemetry", $payload);
+
+	$message->{device} = $device;
+	$message->{points} = [ map { [ $_->[0], $_->[1] * 1000, $_->[2] ] } @$points ];
+	@$message{ keys %more } = values %more;
+	return $message;
+}
+
+# What nobody can use; reason is what the dead letter must say.
+sub publish_poison
+{
+	my ($self, $topic, $payload, $reason) = @_;
+	my $message = $self->{publisher}->publish($topic, $payload);
+
+	$message->{reason} = $reason;
+	return $message;
+}
+
+# An answer to a command, given by the harness in a device's name.
+sub answer
+{
+	my ($self, $device, $id, $error) = @_;
+	my $payload = defined $error
+	  ? qq({"id":"$id","ok":false,"error":"$error"}) : qq({"id":"$id","ok":true});
+
+	push @{ $self->{answers} }, { kind => 'answered', device => $device, id => $id, error => $error };
+	return $self->{publisher}->publish("iot/$device/command/ack", $payload);
+}
+
+# Sends a command in a session of its own if one is given; the record of it.
+sub send_command
+{
+	my ($self, %arg) = @_;
+	my $record = { %arg, at => microseconds() };
+
+	delete $record->{session};
+	push @{ $self->{sent} }, $record;
+	return $self->send_record($record, $arg{session});
+}
+
+sub command_sql
+{
+	my ($record) = @_;
+
+	return sprintf('SELECT iot.send_command(%s, %s, %s::double precision%s)',
+		IotTest::literal($record->{device}), IotTest::literal($record->{parameter}),
+		IotTest::literal($record->{value}),
+		join('', map { ", $_ => " . IotTest::literal($record->{$_}) }
+			  grep { defined $record->{$_} } qw(action expected request_id ttl)));
+}
+
+sub send_record
+{
+	my ($self, $record, $session) = @_;
+	my $answer = eval { ($session || $self->session)->query(command_sql($record)) };
+
+	$self->judge_answer($record, $answer);
+	$self->lose_session if !$session && $record->{outcome} eq 'unknown';
+	return $record;
+}
+
+# What the sender learned: the command's id, a refusal, or nothing.
+sub judge_answer
+{
+	my ($self, $record, $answer) = @_;
+
+	if (defined $answer && $answer =~ /^([0-9a-f]{8}-[0-9a-f-]{27})$/m)
+	{
+		$record->{outcome} = 'ok';
+		$record->{command_id} = $1;
+	}
+	elsif (defined $answer && $answer =~ /ERROR: +22023/)
+	{
+		$record->{outcome} = 'refused';
+	}
+	else
+	{
+		$record->{outcome} = 'unknown';
+		$record->{answer} = $answer;
+	}
+	return;
+}
+
+# Something is down from now on, and until it is said to be back.
+sub outage_begins
+{
+	my ($self) = @_;
+
+	push @{ $self->{outages} }, [ microseconds(), microseconds() ];
+	return;
+}
+
+sub outage_ends
+{
+	my ($self) = @_;
+
+	$self->{outages}[-1][1] = microseconds();
+	return;
+}
+
+# Telemetry of the simulators, as the publisher records its own.
+sub telemetry
+{
+	my ($name, @records) = @_;
+	my %message;
+
+	foreach my $record (grep { $_->{kind} =~ /^(?:published|acked)$/ } @records)
+	{
+		my $message = $message{"$record->{device} $record->{ts}"} ||= {
+			device => $record->{device},
+			points => [ map { [ $_, $record->{ts} * 1000, undef ] } qw(temperature pressure) ]
+		};
+
+		$message->{acked} = $record->{at} * 1000 if $record->{kind} eq 'acked';
+	}
+	return values %message;
+}
+
+# What is not in tables: the logs of devices, clients and of the harness itself.
+sub observed
+{
+	my ($self) = @_;
+	my %observed = map { $_ => [] } qw(sim published);
+
+	foreach my $name (sort keys %{ $self->{sim} })
+	{
+		my @records = $self->{sim}{$name}->records;
+
+		push @{ $observed{published} }, telemetry($name, @records);
+		push @{ $observed{sim} }, map { $name eq 'forger' ? { %$_, foreign => 1 } : $_ }
+		  grep { $_->{kind} !~ /^(?:published|acked)$/ } @records;
+	}
+	push @{ $observed{sim} }, @{ $self->{answers} };
+	push @{ $observed{published} }, $self->{publisher}->sent;
+	$observed{connections} = [ map { $_->connections } values %{ $self->{client} } ];
+	$observed{counters} = $self->counters;
+	$observed{$_} = $self->{$_} foreach qw(access outages exempt sent);
+	return \%observed;
+}
+
+# All that is known, the tables as they were at one moment.
+sub history
+{
+	my ($self) = @_;
+	my $session = $self->{iot}->session;
+
+	$session->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	my $history = Torture::History->read($session, $self->observed);
+	$session->query_safe('COMMIT');
+	return $history;
+}
+
+# What the adapter has counted since it started.
+sub counters
+{
+	my ($self) = @_;
+	my @names = qw(received stored duplicate conflict rejected);
+
+	return [
+		$self->{iot}->rows('SELECT w.name, '
+			  . join(', ', map { "coalesce((w.counters ->> '$_')::bigint, 0) AS $_" } @names)
+			  . " FROM iot_internal.worker_slots() AS w WHERE w.kind = 'mqtt adapter'") ];
+}
+
+1;
