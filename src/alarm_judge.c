@@ -67,8 +67,7 @@ add_step(IotAlarmBatch *batch, IotAlarmRun *run, IotRuleStep step,
 
 /* Judges by what the watch sees at a time that is not before judged_at. */
 static void
-judge_at(IotAlarmBatch *batch, IotAlarmRun *run, TimestampTz at,
-		 bool measured)
+judge_at(IotAlarmBatch *batch, IotAlarmRun *run, TimestampTz at, bool measured)
 {
 	IotRuleState before = run->state;
 	IotRuleVerdict verdict;

@@ -255,17 +255,57 @@ compare_ids(const void *a, const void *b)
 	return memcmp(a, b, UUID_LEN);
 }
 
-/* Has the states watched whose locks we have. */
+/* What the states of a sweep are judged by, as far as nobody else is at it. */
+typedef struct Locked
+{
+	pg_uuid_t  *devices;
+	int			device_count;
+	LockedSensor *sensors;
+	int			sensor_count;
+} Locked;
+
+/* The watch of a sensor or a device, a new one; NULL where somebody has the lock. */
+static IotAlarmWatch *
+watch_locked(IotAlarmBatch *batch, const Locked *locked, DueState *due)
+{
+	const LockedSensor *sensor = NULL;
+	IotAlarmWatch *watch;
+
+	if (due->measured && !due->whole)
+	{
+		sensor = bsearch(due, locked->sensors, locked->sensor_count, sizeof(LockedSensor),
+						 compare_due);
+		if (sensor == NULL)
+			return NULL;
+	}
+	else if (bsearch(&due->device_id, locked->devices, locked->device_count, UUID_LEN,
+					 compare_ids) == NULL)
+		return NULL;
+	if (due->whole)
+		watch = iot_alarm_watch_device(batch, &due->device_id);
+	else
+		watch = iot_alarm_watch(batch, &due->device_id, &due->parameter_id);
+	if (watch == NULL)
+		due->ruled = false;
+	else if (sensor != NULL)
+	{
+		watch->ts = sensor->reported_at;
+		watch->value = sensor->value;
+	}
+	return watch;
+}
+
+/* Has the states watched whose locks we have, each sensor and device once. */
 static void
 watch_due(IotAlarmBatch *batch, DueState *due, int count)
 {
-	int			ndevices;
-	pg_uuid_t  *devices = lock_devices(due, count, &ndevices);
-	int			nsensors;
-	LockedSensor *sensors = lock_sensors(due, count, &nsensors);
+	Locked		locked;
 	pg_uuid_t  *device_ids = palloc(sizeof(pg_uuid_t) * (count + 1));
 	pg_uuid_t  *parameter_ids = palloc(sizeof(pg_uuid_t) * (count + 1));
+	const DueState *last = NULL;
 
+	locked.devices = lock_devices(due, count, &locked.device_count);
+	locked.sensors = lock_sensors(due, count, &locked.sensor_count);
 	for (int i = 0; i < count; i++)
 	{
 		device_ids[i] = due[i].device_id;
@@ -274,30 +314,14 @@ watch_due(IotAlarmBatch *batch, DueState *due, int count)
 	iot_alarm_rules_load_devices(device_ids, parameter_ids, count);
 	for (int i = 0; i < count; i++)
 	{
-		const LockedSensor *sensor = NULL;
-
 		if (!due[i].ruled)
 			continue;
-		if (due[i].measured && !due[i].whole)
-			sensor = bsearch(&due[i], sensors, nsensors, sizeof(LockedSensor), compare_due);
-		else if (bsearch(&due[i].device_id, devices, ndevices, UUID_LEN, compare_ids) == NULL)
-			continue;
-		if (due[i].measured && !due[i].whole && sensor == NULL)
-			continue;
-		if (i > 0 && compare_due(&due[i], &due[i - 1]) == 0 &&
-			due[i].whole == due[i - 1].whole)
-			due[i].watch = due[i - 1].watch;
-		else if (due[i].whole)
-			due[i].watch = iot_alarm_watch_device(batch, &due[i].device_id);
+		if (last != NULL && compare_due(&due[i], last) == 0 && due[i].whole == last->whole)
+			due[i].watch = last->watch;
 		else
-			due[i].watch = iot_alarm_watch(batch, &due[i].device_id, &due[i].parameter_id);
-		if (due[i].watch == NULL)
-			due[i].ruled = false;
-		else if (sensor != NULL)
-		{
-			due[i].watch->ts = sensor->reported_at;
-			due[i].watch->value = sensor->value;
-		}
+			due[i].watch = watch_locked(batch, &locked, &due[i]);
+		if (due[i].watch != NULL)
+			last = &due[i];
 	}
 }
 

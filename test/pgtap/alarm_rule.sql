@@ -254,6 +254,24 @@ SELECT is((SELECT count(*) FROM iot.alarm WHERE device_id = :'later' AND status 
 DELETE FROM iot.alarm_rule WHERE name = 'silence';
 SELECT is(awaited(), NULL, 'nor is anything without a rule');
 
+-- rules of one sensor that fall due at once, some of which mean nothing any more
+SELECT fresh(), clock(0) \g /dev/null
+INSERT INTO iot.alarm_rule (name, kind, parameter_id, timeout)
+	VALUES ('a', 'no_data', :'temperature', '10 s'), ('z', 'no_data', :'temperature', '10 s');
+INSERT INTO iot.alarm_rule (name, kind, parameter_id, comparison, threshold, duration)
+	SELECT name, 'threshold', :'temperature', '>', 80, '20 s' FROM unnest(ARRAY['b', 'c', 'd']) AS u (name);
+INSERT INTO iot.alarm_rule (name, kind, parameter_id, timeout) VALUES ('y', 'no_data', :'temperature', '10 s');
+INSERT INTO iot.alarm_rule (name, kind, condition, duration) VALUES ('e', 'condition', '$.temperature > 80', '20 s'),
+	('f', 'condition', '$.temperature > 85', '20 s');
+SELECT feed('boiler', 0, '{"temperature": 90}') \g /dev/null
+UPDATE iot.device SET enabled = false WHERE name = 'boiler';
+SELECT clock(30), iot_internal.alarm_sweep(100) \g /dev/null
+SELECT is(told('boiler'), 'b 20-, c 20-, d 20-, e 20-, f 20-', 'each rule of a sensor is judged by itself');
+UPDATE iot.device SET enabled = true WHERE name = 'boiler';
+SELECT iot_internal.alarm_sweep(100) \g /dev/null
+SELECT is((SELECT count(*) FROM iot.alarm WHERE device_id = :'boiler' AND rule IN ('a', 'y', 'z')), 3::bigint,
+	'and silence again when it means something');
+
 -- rules that fail
 SELECT iot_internal.set_alarm_clock(NULL) \g /dev/null
 SELECT fresh() \g /dev/null
