@@ -16,7 +16,7 @@ telemetry_first=0
 
 load_args() { echo "$broker_port iot $folder/iot.password"; }
 
-# publish_telemetry [poison]: a run's messages, with device times that no other run has.
+# publish_telemetry [poison]: a run's messages.
 publish_telemetry()
 {
 	test/bench/mqtt_load publish $(load_args) $devices "$BENCH_TELEMETRY" $telemetry_first "${1:-0}"

@@ -7,8 +7,8 @@
  *		mqtt_load receive PORT USER PASSWORD-FILE FILTER MESSAGES WINDOW
  *		mqtt_load lone PORT USER PASSWORD-FILE CONNINFO ROUNDS
  *
- * publish sends messages of three values each, QoS 1, from devices bench-1 on; FIRST is the number
- * of the first, so that no run repeats the times of another.  Every POISONth is no JSON (0: none).
+ * publish sends messages of three values each, QoS 1, from devices bench-1 on, whose clocks are right;
+ * FIRST is the number of the first, on which the values depend.  Every POISONth is no JSON (0: none).
  * receive prints "ready" when it is subscribed, and at the end the seconds between its first and its
  * last message.  lone prints the median and the 99th percentile, in milliseconds, from publishing a
  * message to seeing its row.
@@ -46,6 +46,16 @@ now_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	return (uint64_t) now.tv_sec * 1000000000 + (uint64_t) now.tv_nsec;
+}
+
+/* The devices' clock. */
+static uint64_t
+wall_ms(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_REALTIME, &now);
+	return (uint64_t) now.tv_sec * 1000 + (uint64_t) now.tv_nsec / 1000000;
 }
 
 static void
@@ -135,14 +145,14 @@ publish_all(struct mosquitto *mosq, char **argv)
 	uint64_t	messages = strtoull(argv[1], NULL, 10);
 	uint64_t	first = strtoull(argv[2], NULL, 10);
 	uint64_t	poison = strtoull(argv[3], NULL, 10);
-	uint64_t	start_ms = ((uint64_t) time(NULL) - 40000) * 1000;
+	uint64_t	start_ms = wall_ms();
 
 	while (load.confirmed < messages)
 	{
 		while (load.published < messages && load.published - load.confirmed < WINDOW)
 		{
 			uint64_t	n = first + load.published++;
-			uint64_t	round = n / (uint64_t) devices;
+			uint64_t	round = (n - first) / (uint64_t) devices;
 			char		topic[64];
 			char		payload[160];
 			int			len;
@@ -196,7 +206,7 @@ compare(const void *a, const void *b)
 static double
 one_lone(struct mosquitto *mosq, PGconn *conn, int round)
 {
-	uint64_t	ms = ((uint64_t) time(NULL) - 50000) * 1000 + (uint64_t) round;
+	uint64_t	ms = wall_ms();
 	char		payload[96];
 	char		number[24];
 	const char *params[1] = {number};
