@@ -46,7 +46,7 @@ is($status, 'ABORTED', 'a value that devices refuse is not rolled out to all');
 is($completed, '0', 'none took it');
 cmp_ok($failed, '<', 40, 'and not all were asked');
 is($iot->psql('SELECT DISTINCT v.value FROM iot.sensor_value v'), '10', 'the old value is back everywhere');
-is($iot->psql("SELECT string_agg(type, ' ' ORDER BY id) FROM iot.event WHERE aggregatetype = 'command_batch'"),
+is($iot->psql(q{SELECT string_agg(type, ' ' ORDER BY id) FROM iot.event WHERE type LIKE 'command_batch.%'}),
 	'command_batch.completed command_batch.aborted', 'both ends are events');
 
 # a sender that is not done with a device holds nobody else up

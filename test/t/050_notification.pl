@@ -128,6 +128,7 @@ $stream->close;
 # killed outright, which restarts the server
 $listener->close;
 $slow->close;
+$iot->poll(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'iot notifier'});
 my ($victim) = map { $_->{pid} } $iot->workers('iot notifier');
 my $mark = $iot->log_size;
 kill('KILL', $victim);
