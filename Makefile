@@ -4,6 +4,7 @@
 #   make install    into the server that PG_CONFIG names (programs go beside psql)
 #   make demo       a command travels to a simulated device and comes back over WebSocket
 #   make test       every test, on private servers
+#   make fuzz       hostile input to every parser, for FUZZ_SECONDS
 #   make bench      figures beside their limits; BENCH='push command' for some of them
 
 EXTENSION    = iot
@@ -30,7 +31,8 @@ WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
 DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
 EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
 			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) \
-			   $(wildcard src/core/*.san.[od]) test/fuzz/core test/fuzz/corpus $(BENCH_PROGRAMS) tmp_check
+			   $(wildcard src/core/*.san.[od]) $(BENCH_PROGRAMS) $(FUZZ) \
+			   $(foreach folder,src/core src/pushd test/fuzz,$(wildcard $(folder)/*.fuzz.[od])) tmp_check
 
 # fmgr's signatures leave arguments unused, and the server's headers compare signs.
 PG_CFLAGS    = -Wextra -Wno-unused-parameter -Wno-sign-compare -Wno-missing-field-initializers
@@ -109,14 +111,28 @@ $(UNIT): %: %.c $(UNIT_OBJS)
 unit: $(UNIT)
 	@set -e; for program in $(UNIT); do ./$$program; done
 
-# Readers of what strangers send, for as long as one likes: make fuzz FUZZ_SECONDS=3600
-FUZZ_SECONDS ?= 60
-test/fuzz/core: test/fuzz/core.c $(wildcard src/core/*.[ch])
-	clang $(PROGRAM_CFLAGS) -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all \
-		-I$(CURDIR)/src -o $@ $< $(filter src/core/%.c,$^) -lcjson -lcrypto -lm
-fuzz: test/fuzz/core
-	cd test/fuzz && mkdir -p corpus && ./core -max_total_time=$(FUZZ_SECONDS) -dict=core.dict \
-		-max_len=4096 corpus
+# Fuzz targets, one program a file below test/fuzz, under libFuzzer and the sanitizers; those that
+# need the push daemon have all of it but its loop.
+FUZZ_DAEMON  = http session
+FUZZ         = $(filter-out test/fuzz/daemon_%,$(patsubst %.c,%,$(wildcard test/fuzz/*.c)))
+FUZZ_CFLAGS  = -g -O1 -Wall -Wextra -Wno-unused-parameter $(COPT) \
+			   -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
+FUZZ_CORE    = $(patsubst %.c,%.fuzz.o,$(wildcard src/core/*.c)) src/pushd/auth.fuzz.o \
+			   src/pushd/frame.fuzz.o
+FUZZ_PUSHD   = $(filter-out $(FUZZ_CORE) src/pushd/main.% src/pushd/listen.% src/pushd/token.%, \
+				 $(patsubst %.c,%.fuzz.o,$(wildcard src/pushd/*.c))) \
+			   test/fuzz/daemon_loop.fuzz.o test/fuzz/daemon_pg.fuzz.o
+FUZZ_LIBS    = -lcjson -ljwt -lwslay -lcrypto -lm
+%.fuzz.o: %.c
+	clang $(FUZZ_CFLAGS) -DDEFAULT_WWW='""' -I$(CURDIR)/src -I$(includedir) -MMD -MP -c -o $@ $<
+# headers and functions of the library; those that move bytes are the target's own
+$(FUZZ_DAEMON:%=test/fuzz/%): %: %.fuzz.o $(FUZZ_PUSHD) $(FUZZ_CORE)
+	clang $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(FUZZ_LIBS) -lwebsockets
+$(filter-out $(FUZZ_DAEMON:%=test/fuzz/%),$(FUZZ)): %: %.fuzz.o $(FUZZ_CORE)
+	clang $(FUZZ_CFLAGS) -fsanitize=fuzzer -o $@ $^ $(FUZZ_LIBS)
+fuzz-programs: $(FUZZ)
+fuzz: fuzz-programs
+	test/fuzz/run long $(FUZZ)
 
 # Clients and yardsticks of `make bench`.
 BENCH_PROGRAMS = test/bench/latency test/bench/fanout_clients test/bench/fanout_server \
@@ -136,6 +152,7 @@ demo:
 bench:
 	+test/bench/bench $(BENCH)
 
-.PHONY: screenshots install-more uninstall-more stage unit fuzz test demo bench bench-programs
+.PHONY: screenshots install-more uninstall-more stage unit fuzz fuzz-programs test demo bench bench-programs
 
--include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d)
+-include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d src/core/*.fuzz.d src/pushd/*.fuzz.d \
+		 test/fuzz/*.fuzz.d)

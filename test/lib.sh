@@ -99,7 +99,8 @@ drop_privileges()
 # copy_source [what was built too]: $top/src, and $top/tmp for what is made on the way.
 copy_source()
 {
-	local exclude=(--exclude=./.git --exclude='./tmp_check*')
+	local exclude=(--exclude=./.git --exclude='./tmp_check*' --exclude=./test/fuzz/corpus
+		--exclude=./test/fuzz/crashes)
 
 	if [ "${1:-}" != built ]; then
 		exclude+=(--exclude='*.o' --exclude='*.d' --exclude='*.so' --exclude='*.bc'

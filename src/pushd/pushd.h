@@ -3,12 +3,12 @@
  *		What the files of iot-pushd share: settings, figures, the log, and the shapes of clients,
  *		subscriptions and messages.
  *
- * The daemon is one thread in one libwebsockets loop.  main.c reads the settings, listen.c
- * accepts, http.c reads a request's head and answer.c answers it, client.c owns connections, user.c
- * knows whose they are, queue.c holds what waits for them, frame.c reads frames, auth.c judges
- * tokens, protocol.c understands what clients say, pg.c connects to the database, and feed.c
- * decides what is asked there: live.c what is new, catchup.c what one client missed, record.c what
- * was taken, telemetry.c what sensors say, recheck.c who still may be connected.  request.c has
+ * The daemon is one thread in one libwebsockets loop.  main.c reads the settings, log.c writes the
+ * log, listen.c accepts, http.c reads a request's head and answer.c answers it, client.c owns
+ * connections, user.c knows whose they are, queue.c holds what waits for them, frame.c reads frames,
+ * auth.c judges tokens, protocol.c understands what clients say, pg.c connects to the database, and
+ * feed.c decides what is asked there: live.c what is new, catchup.c what one client missed, record.c
+ * what was taken, telemetry.c what sensors say, recheck.c who still may be connected.  request.c has
  * questions and orders of users answered.
  */
 #ifndef IOT_PUSHD_PUSHD_H
@@ -233,6 +233,8 @@ extern bool stopping;
 /* main.c */
 extern int64_t now_ms(void);
 extern int64_t now_unix(void);
+
+/* log.c */
 extern void log_line(const char *format, ...) PRINTF_LIKE(1, 2);
 extern void log_limited(const char *format, ...) PRINTF_LIKE(1, 2);
 extern void log_name(char *target, size_t size, const char *name);
