@@ -4,6 +4,7 @@
 #   make install    into the server that PG_CONFIG names (programs go beside psql)
 #   make demo       a command travels to a simulated device and comes back over WebSocket
 #   make test       every test, on private servers
+#   make torture    kills every process at every step, and holds what happened against the promises
 #   make fuzz       hostile input to every parser, for FUZZ_SECONDS
 #   make bench      figures beside their limits; BENCH='push command' for some of them
 
@@ -50,8 +51,8 @@ PG_CONFIG   ?= pg_config
 PGXS        := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
 include $(PGXS)
-else ifneq ($(filter-out test demo bench,$(or $(MAKECMDGOALS),all)),)
-# those three install what is missing first, the others need it
+else ifneq ($(filter-out test demo torture bench,$(or $(MAKECMDGOALS),all)),)
+# those install what is missing first, the others need it
 $(error no server headers: install postgresql-server-dev-NN, or name its pg_config by PG_CONFIG)
 endif
 
@@ -149,10 +150,12 @@ screenshots:
 	+IOT_SCREENSHOTS=doc/images test/run test/t/106_page.pl
 demo:
 	+test/demo/demo
+torture:
+	+test/torture/torture
 bench:
 	+test/bench/bench $(BENCH)
 
-.PHONY: screenshots install-more uninstall-more stage unit fuzz fuzz-programs test demo bench bench-programs
+.PHONY: screenshots install-more uninstall-more stage unit fuzz fuzz-programs test demo torture bench bench-programs
 
 -include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d src/core/*.fuzz.d src/pushd/*.fuzz.d \
 		 test/fuzz/*.fuzz.d)

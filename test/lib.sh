@@ -6,6 +6,8 @@
 #                  process that still works in it
 # drop_privileges  runs a command as an ordinary user, since servers refuse root
 # copy_source      the tree as it stands, where that user can read it
+# perl_environment what the tests of test/t want around them
+# keep_logs        the logs of $top/check to tmp_check/
 
 source_dir=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
@@ -112,6 +114,33 @@ copy_source()
 	if [ "$(id -u)" -eq 0 ]; then
 		chown -R "$(ordinary_user):" "$top"
 	fi
+}
+
+# Variables and include path of tests in Perl that work below $1.
+perl_environment()
+{
+	export IOT_SOURCE="$1/src" IOT_STAGE="$1/stage"
+	export TESTDIR="$1/check" PG_TEST_PORT_DIR="$1/check/portlock" top_builddir="$1/check"
+	# what servers are made with where a test does not say, whatever the machine speaks
+	export LANG=C.UTF-8
+	unset LC_ALL LC_CTYPE
+	export PG_TEST_TIMEOUT_DEFAULT=${PG_TEST_TIMEOUT_DEFAULT:-60}
+	pgxs_dir=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
+	export PG_REGRESS="$pgxs_dir/test/regress/pg_regress"
+	perl_include=(-I "$1/src/test/t/lib" -I "$pgxs_dir/test/perl")
+	mkdir -p "$TESTDIR"
+}
+
+# Copies the logs of a run that failed to where the caller finds them.
+keep_logs()
+{
+	[ -d "$top/check" ] || return 0
+	rm -rf "$source_dir/tmp_check"
+	mkdir -p "$source_dir/tmp_check" &&
+		(cd "$top/check" && find . -name '*.log' -o -name 'regress_log_*' -o -name '*.diffs' \
+			-o -name '*.jsonl' | tar -cf - -T -) |
+		tar -C "$source_dir/tmp_check" -xf - --no-same-owner &&
+		echo "logs: $source_dir/tmp_check" >&2
 }
 
 # Settings with which a server takes the extension from the staged installation $1.

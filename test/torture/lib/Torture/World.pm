@@ -25,7 +25,7 @@ my %temper = (
 	refuser => { group => 'house', count => 1, args => { refuse_above => 60, drop_seen => 1 } },
 	double => { group => 'plant', count => 1, args => { answers => 2, drop_seen => 1, delay_max_ms => 60 } },
 	flaky => { group => 'house', count => 1, args => { ignore_first => 1, drop_seen => 1 } },
-	late => { group => 'plant', count => 1, args => { delay_ms => 2500, drop_seen => 1 } },
+	late => { group => 'plant', count => 1, args => { delay_ms => 1500, drop_seen => 1 } },
 	silent => { group => 'house', count => 1, args => { silent => 1 } },
 	forger => { group => 'plant', count => 1, args => { answer_as => 'good-1', drop_seen => 1 } },
 	# only reports
@@ -38,6 +38,8 @@ my %temper = (
 # Who may view what; carl's right to the house comes and goes.
 my %views = (anna => ['plant'], bert => [ 'plant', 'house' ], carl => ['house'], dora => []);
 
+my $count = 0;
+
 sub microseconds { return int(time() * 1_000_000); }
 
 # Options: users (names, all otherwise), tempers (a list, all otherwise), rate (messages a second of
@@ -47,8 +49,10 @@ sub new
 	my ($class, %opt) = @_;
 	my $self = bless { access => [], outages => [], exempt => [], sent => [], answers => [] }, $class;
 
-	$self->{iot} = IotTest->new('main');
-	$self->{broker} = IotTest::Broker->new('main');
+	my $name = 'world' . ++$count;
+
+	$self->{iot} = IotTest->new($name);
+	$self->{broker} = IotTest::Broker->new($name);
 	$self->make_registry;
 	$self->make_users(@{ $opt{users} || [ sort keys %views ] });
 	$self->{iot}->use_broker($self->{broker});
@@ -80,7 +84,7 @@ sub make_registry
 	$iot->parameter('temperature', unit => 'C', min => 0, max => 100);
 	$iot->parameter('pressure', unit => 'bar');
 	$iot->psql("INSERT INTO iot.device_group (name) VALUES ('plant'), ('house')");
-	$iot->psql("UPDATE iot.device_type SET ack_timeout = '500 ms', max_attempts = 3");
+	$iot->psql("UPDATE iot.device_type SET ack_timeout = '300 ms', max_attempts = 3");
 	$iot->psql('INSERT INTO iot.alarm_rule (name, kind, scope, device_id, parameter_id, comparison,'
 		  . ' threshold, close_threshold) SELECT v.* FROM (SELECT p.parameter_id FROM iot.parameter p'
 		  . " WHERE p.name = 'temperature') AS t, LATERAL (VALUES"
@@ -165,6 +169,19 @@ sub pump
 
 	$self->{publisher}->pump;
 	$_->pump foreach values %{ $self->{client} };
+	return;
+}
+
+# Stops everything, so that another world has the machine to itself.
+sub end
+{
+	my ($self) = @_;
+
+	$self->lose_session;
+	$_->leave foreach values %{ $self->{client} };
+	$_->stop foreach values %{ $self->{sim} }, $self->{push};
+	$self->{iot}->node->stop;
+	$self->{broker}->stop;
 	return;
 }
 

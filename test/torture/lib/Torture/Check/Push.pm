@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 my $revocation = 1_000_000;		# within which a grant that is taken away must have ended
+my $unflushed = 2_000_000;		# how long a record may wait for the disk
 my %outcome = map { $_ => 1 } qw(adapter.value_set_sent adapter.value_set_error dm.value_set_error);
 
 sub check
@@ -136,6 +137,16 @@ sub may_hear
 	return;
 }
 
+# Whether a crash of the server between two tellings may have lost the record of the first: the
+# daemon writes it without a flush, and says so.
+sub was_forgotten
+{
+	my ($history, $first, $again) = @_;
+
+	return grep { $first->{read_at} >= $_->[0] - $unflushed && $first->{read_at} <= $_->[1]
+		  && $again->{read_at} >= $_->[0] } @{ $history->{outages} };
+}
+
 # I27: on a connection everything after its position, in order, up to the last that was told.
 sub no_gap
 {
@@ -154,8 +165,13 @@ sub no_gap
 		next if $message->{op} ne 'event';
 		my $seq = $message->{seq};
 
-		$find->('I27', "$connection->{user} was told twice on one connection", $message)
-		  if $got{$seq}++;
+		if ($got{$seq})
+		{
+			$find->('I27', "$connection->{user} was told twice on one connection", $got{$seq}, $message)
+			  unless was_forgotten($history, $got{$seq}, $message);
+			next;
+		}
+		$got{$seq} = $message;
 		$find->('I27', "$connection->{user} was told out of order", $last, $message)
 		  if $last && $seq < $last->{seq};
 		$last = $message if !$last || $seq > $last->{seq};
