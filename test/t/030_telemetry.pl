@@ -9,7 +9,7 @@ use Test::More;
 use IotTest;
 
 my $iot = IotTest->new('main');
-my $broker = IotTest::Broker->new('main');
+my $broker = IotTest::Broker->new('main', conf => 'log_type debug');
 
 $iot->parameter('temperature', unit => '°C');
 $iot->parameter('valve', labels => { CLOSED => 0, OPEN => 1, true => 1, false => 0 });
@@ -135,7 +135,10 @@ pass('attributes are merged');
 
 # a retained measurement is not a new one, whenever the adapter connects
 $iot->psql('TRUNCATE iot.dead_letter');
+my $mark = $broker->log_size;
 $broker->publish('iot/boiler-1/telemetry', '{"temperature":999}', retain => 1);
+# without a time of its own it is stored again unless the broker has heard that it was (I11)
+$broker->wait_for_log(qr/Received PUBACK from iot-/, $mark);
 $iot->poll('SELECT count(*) = 511 FROM iot.measurement');
 $iot->psql("UPDATE iot.adapter SET enabled = false WHERE name = 'mqtt'");
 $iot->poll("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'iot mqtt adapter'");
