@@ -233,7 +233,7 @@ BEGIN
 		ORDER BY i.position LIMIT max_commands LOOP
 		dealt := dealt + 1;
 		BEGIN
-			IF NOT batch.administered AND (iot_internal.is_admin_role(batch.username)
+			IF NOT batch.administered AND (iot_internal.is_admin_user(batch.username)
 				OR NOT iot.may(batch.username, item.device_id, 'operate')) THEN
 				RAISE EXCEPTION 'user "%" may not operate the device', batch.username
 					USING ERRCODE = 'insufficient_privilege';

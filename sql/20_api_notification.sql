@@ -80,7 +80,7 @@ RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
 	RETURN CASE WHEN p_device_id IS NULL
-		THEN coalesce(iot_internal.is_admin_role(p_username), false)
+		THEN coalesce(iot_internal.is_admin_user(p_username), false)
 		ELSE iot.may(p_username, p_device_id, 'view') END;
 END
 $$;
@@ -110,7 +110,9 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 BEGIN
 	RETURN ARRAY(SELECT u.username
 		FROM pg_roles r JOIN iot.app_user u ON u.username = r.rolname
-		WHERE u.enabled AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE')));
+		WHERE u.enabled AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE'))
+		UNION
+		SELECT u.username FROM iot.app_user u WHERE u.enabled AND u.role = 'iot_admin');
 END
 $$;
 
@@ -160,7 +162,7 @@ BEGIN
 	END IF;
 	IF p_device_id IS NULL THEN
 		RETURN QUERY SELECT c.username FROM unnest(candidates) AS c(username)
-			WHERE iot_internal.is_admin_role(c.username);
+			WHERE iot_internal.is_admin_user(c.username);
 	ELSE
 		RETURN QUERY SELECT candidates[v.ordinal]
 			FROM iot_internal.push_viewers(ARRAY[p_device_id], candidates) AS v;

@@ -39,7 +39,13 @@ BEGIN
 			-- names of roles are kept in the order of "C", and found by index only so
 			JOIN pg_catalog.pg_roles r ON r.rolname = a.username COLLATE "C"
 			CROSS JOIN viewed v
-		WHERE r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE');
+		WHERE r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE')
+	UNION
+	SELECT v.device_id, a.ordinal, a.username
+		FROM asked a
+			JOIN iot.app_user u ON u.username = a.username
+			CROSS JOIN viewed v
+		WHERE u.enabled AND u.role = 'iot_admin';
 END
 $function$;
 
@@ -80,6 +86,9 @@ BEGIN
 				SELECT FROM pg_catalog.pg_roles r
 				WHERE r.rolname = a.username COLLATE "C"
 					AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE'))
+				UNION ALL
+				SELECT FROM iot.app_user u
+				WHERE u.username = a.username AND u.enabled AND u.role = 'iot_admin'
 				OFFSET 0)
 	), addressed AS MATERIALIZED (
 		-- membership of a group is looked up only where an audience is one
@@ -354,7 +363,7 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.push_groups(username text) RETURNS uuid[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	IF iot_internal.is_admin_role(push_groups.username) THEN
+	IF iot_internal.is_admin_user(push_groups.username) THEN
 		RETURN ARRAY(SELECT g.device_group_id FROM iot.device_group g);
 	END IF;
 	RETURN ARRAY(

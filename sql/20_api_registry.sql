@@ -29,6 +29,18 @@ BEGIN
 END
 $function$;
 
+-- Users who pass every check: such roles, and enabled users whose role in iot.app_user is iot_admin,
+-- which is what their tokens say.
+CREATE OR REPLACE FUNCTION iot_internal.is_admin_user(username text) RETURNS boolean
+LANGUAGE plpgsql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN EXISTS (
+		SELECT FROM iot.app_user u
+		WHERE u.username = is_admin_user.username AND u.enabled AND u.role = 'iot_admin')
+		OR iot_internal.is_admin_role(is_admin_user.username);
+END
+$function$;
+
 -- Never raises but for a level that does not exist: whoever or whatever is unknown, NULL or
 -- disabled may nothing.  PL/pgSQL, because a session then plans it once.
 CREATE OR REPLACE FUNCTION iot.may(username text, device_id uuid, level text) RETURNS boolean
@@ -55,7 +67,7 @@ BEGIN
 				AND u.enabled
 				AND g.device_group_id = group_id
 				AND g.level = ANY (levels))
-		OR iot_internal.is_admin_role(may.username);
+		OR iot_internal.is_admin_user(may.username);
 END
 $function$;
 COMMENT ON FUNCTION iot.may(text, uuid, text) IS

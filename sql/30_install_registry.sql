@@ -150,6 +150,8 @@ BEGIN
 		created_at timestamptz NOT NULL DEFAULT now(),
 		CONSTRAINT user_group_member_pkey PRIMARY KEY (user_group_id, app_user_id)
 	);
+	CREATE INDEX app_user_admin_idx ON iot.app_user (username)
+		WHERE role = 'iot_admin' AND enabled;
 	CREATE INDEX user_group_member_app_user_id_idx ON iot.user_group_member (app_user_id);
 	CREATE TABLE iot.access_grant (
 		user_group_id uuid NOT NULL CONSTRAINT access_grant_user_group_id_fkey

@@ -67,6 +67,15 @@ SELECT attempts(:'boiler', :'command') AS elsewhere \gset
 RESET ROLE;
 SELECT is(:'elsewhere'::text, '42501 42501 42501 42501 true', 'nobody names himself');
 
+-- a registered administrator passes without any grant, until he is disabled
+RESET SESSION AUTHORIZATION;
+INSERT INTO iot.app_user (username, role) VALUES ('registered_chief', 'iot_admin');
+SELECT is((SELECT array_agg(iot.may('registered_chief', :'boiler', l)) FROM unnest('{view,operate,manage}'::text[]) AS l),
+	'{t,t,t}', 'a user whose role is iot_admin passes');
+SELECT ok('registered_chief' = ANY (iot_internal.admin_usernames()), '... and is told what administrators are told');
+UPDATE iot.app_user SET enabled = false WHERE username = 'registered_chief';
+SELECT is(iot.may('registered_chief', :'boiler', 'view'), false, '... not when disabled');
+
 -- such a name is not given away
 SET LOCAL SESSION AUTHORIZATION access_chief;
 SELECT attempt($$INSERT INTO iot.app_user (username) VALUES ('access_chief') RETURNING username$$) AS own,

@@ -22,6 +22,8 @@ SELECT iot.create_device(g || n, '{}', device_group => g)
 INSERT INTO iot.app_user (username, enabled)
 	SELECT 'user ' || n, n % 7 <> 0 FROM generate_series(1, 40) AS n;
 INSERT INTO iot.app_user (username, enabled) VALUES ('admin and user', false), ('quo"te\', true);
+INSERT INTO iot.app_user (username, role, enabled) VALUES ('chief', 'iot_admin', true),
+	('former chief', 'iot_admin', false);
 INSERT INTO iot.user_group (name) SELECT 'group-' || n FROM generate_series(1, 6) AS n;
 INSERT INTO iot.user_group_member (user_group_id, app_user_id)
 	SELECT g.user_group_id, u.app_user_id FROM iot.user_group g, iot.app_user u
