@@ -32,6 +32,7 @@
 #include "utils/timestamp.h"
 
 #include "bgworker/mqtt_dynsec.h"
+#include "bgworker/mqtt_guard.h"
 #include "bgworker/mqtt_inbox.h"
 #include "bgworker/mqtt_link.h"
 #include "bgworker/mqtt_session.h"
@@ -149,10 +150,19 @@ on_message(struct mosquitto *mosq, void *arg, const struct mosquitto_message *me
 							  message->retain);
 }
 
+/* The process ends with the library in some state or other: nothing of it is touched any more. */
+static void
+abandon(void)
+{
+	conn.mosq = NULL;
+	conn.state = IOT_LINK_DOWN;
+}
+
 /* To be called once in the process. */
 void
 iot_link_init(void)
 {
+	iot_guard_init(abandon);
 	/* names are looked up while everything else waits: a dead resolver must not hold us long */
 	setenv("RES_OPTIONS", "timeout:1 attempts:1", 0);
 	mosquitto_lib_init();
@@ -575,7 +585,9 @@ iot_link_read(void)
 			break;
 		}
 		errno = 0;
+		iot_guard_begin();
 		note_error(mosquitto_loop_read(conn.mosq, 1));
+		iot_guard_end();
 		if (conn.progress != progress)
 			fruitless = 0;
 		else if (conn.lost || readable(mosquitto_socket(conn.mosq)))

@@ -9,6 +9,7 @@ use IO::Socket::INET;
 use Test::More;
 
 use IotTest;
+use IotTest::Impersonator qw(packet publish accepted);
 
 my $iot = IotTest->new('main');
 my $broker = IotTest::Broker->new('main');
@@ -23,30 +24,7 @@ my $listener = IO::Socket::INET->new(
 	Listen => 5, LocalAddr => '127.0.0.1', LocalPort => 0, ReuseAddr => 1) or die "listen: $!";
 my $port = $listener->sockport;
 
-# A packet of the protocol: first byte, then the length in groups of seven bits, then the body.
-sub packet
-{
-	my ($first, $body) = @_;
-	my ($length, $bytes) = (length $body, '');
-
-	do
-	{
-		my $digit = $length % 128;
-
-		$length = int($length / 128);
-		$bytes .= chr($digit | ($length ? 0x80 : 0));
-	} while ($length);
-	return chr($first) . $bytes . $body;
-}
-
-sub publish
-{
-	my ($topic, $payload, $mid) = @_;
-
-	return packet(0x32, pack('n/a* n C a*', $topic, $mid || 1, 0, $payload));
-}
-
-my $accepted = packet(0x20, "\0\0\0");
+my $accepted = accepted();
 my $session = $accepted . packet(0x90, pack('n C C', 1, 0, 1)) . packet(0x90, pack('n C C', 2, 0, 1))
   . packet(0x90, pack('n C C', 3, 0, 1)) . packet(0x90, pack('n C C', 4, 0, 1));
 
