@@ -6,6 +6,7 @@
 #   make test       every test, on private servers
 #   make torture    kills every process at every step, and holds what happened against the promises
 #   make fuzz       hostile input to every parser, for FUZZ_SECONDS
+#   make sanitize   tests with all of ours under AddressSanitizer and UndefinedBehaviorSanitizer
 #   make bench      figures beside their limits; BENCH='push command' for some of them
 
 EXTENSION    = iot
@@ -51,7 +52,7 @@ PG_CONFIG   ?= pg_config
 PGXS        := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
 include $(PGXS)
-else ifneq ($(filter-out test demo torture bench,$(or $(MAKECMDGOALS),all)),)
+else ifneq ($(filter-out test demo torture sanitize bench,$(or $(MAKECMDGOALS),all)),)
 # those install what is missing first, the others need it
 $(error no server headers: install postgresql-server-dev-NN, or name its pg_config by PG_CONFIG)
 endif
@@ -135,6 +136,10 @@ fuzz-programs: $(FUZZ)
 fuzz: fuzz-programs
 	test/fuzz/run long $(FUZZ)
 
+# Tests again, with all of ours under sanitizers; SANITIZE='regress test/t/010_saga.pl' for some.
+sanitize:
+	+test/sanitize $(SANITIZE)
+
 # Clients and yardsticks of `make bench`.
 BENCH_PROGRAMS = test/bench/latency test/bench/fanout_clients test/bench/fanout_server \
 			   test/bench/mqtt_load
@@ -155,7 +160,7 @@ torture:
 bench:
 	+test/bench/bench $(BENCH)
 
-.PHONY: screenshots install-more uninstall-more stage unit fuzz fuzz-programs test demo torture bench bench-programs
+.PHONY: screenshots install-more uninstall-more stage unit fuzz fuzz-programs sanitize test demo torture bench bench-programs
 
 -include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d src/core/*.fuzz.d src/pushd/*.fuzz.d \
 		 test/fuzz/*.fuzz.d)
