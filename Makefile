@@ -16,7 +16,11 @@ CORE_OBJS    = $(patsubst %.c,%.o,$(wildcard src/core/*.c))
 OBJS         = $(patsubst %.c,%.o,$(wildcard src/*.c)) $(CORE_OBJS)
 SHLIB_LINK   = -lcjson -lcrypto
 SQL_MODULES  = $(sort $(wildcard sql/[0-9]*.sql))
-DATA_built   = sql/iot--$(EXTVERSION).sql
+# Modules that an update runs as well, and the scripts from versions that were released to this one.
+RERUN_MODULES = $(filter-out sql/00_guard.sql sql/99_run_install.sql, $(SQL_MODULES))
+UPDATES      = $(patsubst sql/update/%.delta.sql,sql/%.sql, \
+			   $(wildcard sql/update/iot--*--$(EXTVERSION).delta.sql))
+DATA_built   = sql/iot--$(EXTVERSION).sql $(UPDATES)
 DATA         = $(filter-out $(DATA_built), $(wildcard sql/iot--*.sql))
 
 PROGRAMS     = iot-pushd iot-token
@@ -64,6 +68,11 @@ all: $(WORKER)$(DLSUFFIX) $(PROGRAMS) $(SIM)
 # take over an object that is already there).
 sql/iot--$(EXTVERSION).sql: $(SQL_MODULES) iot.control
 	sed -E 's/^CREATE OR REPLACE /CREATE /' $(SQL_MODULES) > $@.tmp && mv $@.tmp $@
+
+# From a version that was released: what the modules cannot say, such as a function that is no more,
+# is in the delta; then everything is made again in place.  Tables are left to iot.migrate().
+$(UPDATES): sql/%.sql: sql/update/%.delta.sql sql/update/guard.sql $(RERUN_MODULES) iot.control
+	cat sql/update/guard.sql $< $(RERUN_MODULES) > $@.tmp && mv $@.tmp $@
 
 # The worker's library resolves iot's own symbols from iot.so, which is preloaded.
 $(WORKER)$(DLSUFFIX): $(WORKER_OBJS)

@@ -68,7 +68,7 @@ static struct
 }			last_error;
 
 static IotPlan gate = {
-	"SELECT v.version, e.paused, e.system_identifier, e.database_oid"
+	"SELECT v.version, e.paused, e.system_identifier, e.database_oid, iot_internal.schema_version()"
 	" FROM iot.schema_version v CROSS JOIN iot.epoch e",
 	0, {0}
 };
@@ -167,11 +167,17 @@ gate_closed(int flags)
 		bool		paused = DatumGetBool(SPI_getbinval(row, desc, 2, &isnull));
 		uint64		system = (uint64) DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull));
 		Oid			database = DatumGetObjectId(SPI_getbinval(row, desc, 4, &isnull));
+		int			functions = DatumGetInt32(SPI_getbinval(row, desc, 5, &isnull));
 
-		if (version < IOT_SCHEMA_VERSION)
+		/* the steps of an upgrade, in this order: new files and a restart, functions, tables */
+		if (functions > IOT_SCHEMA_VERSION)
+			return "the library is older than the functions; restart the server";
+		if (functions < IOT_SCHEMA_VERSION)
+			return "the functions are older than the library; run \"ALTER EXTENSION iot UPDATE\"";
+		if (version < functions)
 			return "the tables are older than the functions; run \"SELECT iot.migrate()\"";
-		if (version > IOT_SCHEMA_VERSION)
-			return "the tables are newer than the library; install the newer iot";
+		if (version > functions)
+			return "the tables are newer than the functions; install the newer iot";
 		if (flags & IOT_XACT_WHILE_PAUSED)
 			return NULL;
 		if (paused)
@@ -197,8 +203,9 @@ note_idle(const char *reason)
 	{
 		ereport(LOG, (errmsg("iot worker is idle: %s", reason)));
 		idle_logged_at = iot_worker_clock_ms();
-		iot_worker_state("idle", reason);
 	}
+	/* each time, since a link that is closed meanwhile says so of itself */
+	iot_worker_state("idle", reason);
 	idle_reason = reason;
 }
 

@@ -6,9 +6,10 @@ LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_system_identifier_sql
 CREATE OR REPLACE FUNCTION iot_internal.timeline() RETURNS integer
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_timeline_sql';
 
--- Version of the tables that these functions know; iot.schema_version holds that of the data.
+-- Version of the tables that these functions know; iot.schema_version holds that of the data.  Not
+-- immutable: an update replaces it under plans that workers and sessions keep.
 CREATE OR REPLACE FUNCTION iot_internal.schema_version() RETURNS integer
-LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT 1
 $function$;
 

@@ -61,5 +61,3 @@ BEGIN
 	RETURN known;
 END
 $function$;
-
-GRANT EXECUTE ON FUNCTION iot_internal.register_devices(uuid, text[], text[], text[]) TO iot_worker;

@@ -112,10 +112,3 @@ CREATE OR REPLACE FUNCTION iot_internal.worker_slots()
 RETURNS TABLE (name text, kind text, adapter_id uuid, pid integer, state text, detail text,
 	starts integer, started_at timestamptz, beat_at timestamptz, counters jsonb)
 LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'iot_worker_slots_sql';
-
-GRANT USAGE ON SCHEMA iot_internal TO iot_worker;
-GRANT EXECUTE ON FUNCTION
-	iot_internal.worker_heartbeat(text, text, uuid, integer, text, text, jsonb),
-	iot_internal.worker_adapters(), iot_internal.worker_forget(),
-	iot_internal.adapter_config(uuid, integer), iot_internal.adapter_session(uuid, integer, text[])
-	TO iot_worker;

@@ -103,11 +103,14 @@ copy_source()
 {
 	local exclude=(--exclude=./.git --exclude='./tmp_check*' --exclude=./test/fuzz/corpus
 		--exclude=./test/fuzz/crashes)
+	local version
 
 	if [ "${1:-}" != built ]; then
+		# scripts of earlier versions are sources: they are as they were released
+		version=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" "$source_dir/iot.control")
 		exclude+=(--exclude='*.o' --exclude='*.d' --exclude='*.so' --exclude='*.bc'
-			--exclude='./sql/iot--*.sql' --exclude=./iot-pushd --exclude=./iot-token
-			--exclude=./test/sim/iot-sim)
+			--exclude="./sql/iot--$version.sql" --exclude="./sql/iot--*--$version.sql"
+			--exclude=./iot-pushd --exclude=./iot-token --exclude=./test/sim/iot-sim)
 	fi
 	mkdir -p "$top/src" "$top/tmp"
 	tar -C "$source_dir" -cf - "${exclude[@]}" . | tar -C "$top/src" -xf - --no-same-owner
