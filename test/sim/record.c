@@ -53,6 +53,16 @@ new_record(const char *kind, const SimDevice *device)
 	return record;
 }
 
+/* A number with all its digits: cJSON would round what is close to a shorter one. */
+static void
+add_number(cJSON *record, const char *name, double value)
+{
+	char		text[32];
+
+	snprintf(text, sizeof(text), "%.17g", value);
+	cJSON_AddRawToObject(record, name, text);
+}
+
 /* A step of a command; parameter and error may be NULL, value and version NaN where unknown. */
 void
 sim_record_command(const char *kind, const SimDevice *device, const char *id,
@@ -68,7 +78,7 @@ sim_record_command(const char *kind, const SimDevice *device, const char *id,
 	if (parameter != NULL)
 		cJSON_AddStringToObject(record, "parameter", parameter);
 	if (isfinite(value))
-		cJSON_AddNumberToObject(record, "value", value);
+		add_number(record, "value", value);
 	if (isfinite(version))
 		cJSON_AddNumberToObject(record, "version", version);
 	if (error != NULL)

@@ -99,7 +99,7 @@ my %columns = (
 			payload => "encode(l.payload, 'hex')",
 		],
 	},
-	# how much of the log a reader has not been offered: as src/consumer.c reads it, by snapshot
+	# how much of what it reads of the log a reader has not been offered, by snapshot
 	consumer => {
 		from => 'iot.consumer c',
 		order => 'c.name',
@@ -108,8 +108,10 @@ my %columns = (
 			behind => '(SELECT count(*) FROM iot.event e WHERE e.xid >= pg_snapshot_xmin(c.last)'
 			  . ' AND NOT pg_visible_in_snapshot(e.xid, c.last)'
 			  . ' AND NOT coalesce(e.id <= c.after_id AND pg_visible_in_snapshot(e.xid, c.target),'
-			  . " false) AND (c.name <> 'notifier' OR e.type ~ '^(adapter.value_set_(sent|error)"
-			  . "|dm.value_set_error|alarm.(opened|closed|severity_changed))\$'))",
+			  . ' false)'
+			  . " AND CASE WHEN c.name = 'notifier' THEN e.type ~ '^(adapter.value_set_(sent|error)"
+			  . "|dm.value_set_error|alarm.(opened|closed|severity_changed))\$'"
+			  . " ELSE e.type = 'dm.value_set_approved' END)",
 		],
 	},
 	notification_rule => {

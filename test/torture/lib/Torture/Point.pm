@@ -88,6 +88,7 @@ sub run
 	my $world = $self->{world};
 	my $method = "kill_$kind";
 
+	$world->wake;
 	$self->{workload}->step foreach 1 .. $self->{steps};
 	my $what = $self->$method($kind);
 	my @restless = $world->rest;

@@ -15,9 +15,11 @@ use IotTest;
 
 # Kinds of steps and how often each comes, in hundredths.
 my @plan = (
-	[ command => 30 ],
+	[ command => 24 ],
+	[ rush => 6 ],
 	[ repeat_request => 6 ],
-	[ measure => 34 ],
+	[ measure => 30 ],
+	[ ingest => 4 ],
 	[ measure_again => 7 ],
 	[ poison => 4 ],
 	[ answer => 5 ],
@@ -63,9 +65,43 @@ sub uuid
 sub command
 {
 	my ($self) = @_;
+
+	$self->{world}->send_command($self->some_command(choose($self->{world}->devices)));
+	return;
+}
+
+# Several users at one sensor in the same moment, two of them by mistake with one request, while the
+# device reports.
+sub rush
+{
+	my ($self) = @_;
 	my $world = $self->{world};
+	my $device = choose(qw(good-1 refuser-1 double-1 flaky-1 silent-1));
+	my @commands = map { { $self->some_command($device), parameter => 'temperature' } } 1 .. 3;
+
+	$commands[0]{request_id} ||= uuid();
+	push @commands, { %{ $commands[0] } };
+	push @{ $self->{messages} },
+	  $world->publish($device, [ [ 'temperature', $self->next_ms($device), int(rand(1000)) / 10 ] ]);
+	$world->send_together(@commands);
+	return;
+}
+
+# By SQL, on a sensor that no rule is about, since two doors have no common order.
+sub ingest
+{
+	my ($self) = @_;
+	my $device = choose(qw(meter-2 refuser-1));
+
+	$self->{world}->ingest($device, 'pressure', $self->next_ms($device), int(rand(100)) / 10);
+	return;
+}
+
+sub some_command
+{
+	my ($self, $device) = @_;
 	my %arg = (
-		device => choose($world->devices),
+		device => $device,
 		parameter => chance(0.8) ? 'temperature' : 'pressure',
 		value => int(rand(110)));
 
@@ -77,8 +113,7 @@ sub command
 	$arg{request_id} = uuid() if chance(0.5);
 	$arg{ttl} = chance(0.5) ? '300 ms' : '2 s' if chance(0.2);
 	$arg{ttl} ||= '15 s';
-	$world->send_command(%arg);
-	return;
+	return %arg;
 }
 
 # The same request once more, as a client does that did not hear the answer; or, wrongly, with

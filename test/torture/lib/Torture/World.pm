@@ -19,13 +19,15 @@ use Torture::Client;
 use Torture::History;
 use Torture::Publisher;
 
+my $late_ms = 1500;		# long after the last attempt was given up
+
 # Devices by temper: arguments of the simulator that plays them, and their group.
 my %temper = (
 	good => { group => 'plant', count => 3, args => { drop_seen => 1 } },
 	refuser => { group => 'house', count => 1, args => { refuse_above => 60, drop_seen => 1 } },
 	double => { group => 'plant', count => 1, args => { answers => 2, drop_seen => 1, delay_max_ms => 60 } },
 	flaky => { group => 'house', count => 1, args => { ignore_first => 1, drop_seen => 1 } },
-	late => { group => 'plant', count => 1, args => { delay_ms => 1500, drop_seen => 1 } },
+	late => { group => 'plant', count => 1, args => { delay_ms => $late_ms, drop_seen => 1 } },
 	silent => { group => 'house', count => 1, args => { silent => 1 } },
 	forger => { group => 'plant', count => 1, args => { answer_as => 'good-1', drop_seen => 1 } },
 	# only reports
@@ -47,7 +49,8 @@ sub microseconds { return int(time() * 1_000_000); }
 sub new
 {
 	my ($class, %opt) = @_;
-	my $self = bless { access => [], outages => [], exempt => [], sent => [], answers => [] }, $class;
+	my $self = bless { access => [], outages => [], exempt => [], sent => [], answers => [],
+		ingested => [] }, $class;
 
 	my $name = 'world' . ++$count;
 
@@ -148,6 +151,19 @@ sub may_view
 	  @{ $self->{access} };
 }
 
+# After a rest, what only reports does so again.
+sub wake
+{
+	my ($self) = @_;
+	my $feed = $self->{sim}{feed};
+
+	return if !$feed || $feed->alive;
+	my $offset = $feed->log_size;
+	$feed->spawn;
+	$self->wait_for(sub { $feed->log_content($offset) =~ /^ready$/m });
+	return;
+}
+
 sub iot { return $_[0]->{iot}; }
 sub broker { return $_[0]->{broker}; }
 sub push_daemon { return $_[0]->{push}; }
@@ -178,6 +194,7 @@ sub end
 	my ($self) = @_;
 
 	$self->lose_session;
+	delete $self->{rush};
 	$_->leave foreach values %{ $self->{client} };
 	$_->stop foreach values %{ $self->{sim} }, $self->{push};
 	$self->{iot}->node->stop;
@@ -254,12 +271,19 @@ sub rest
 		push @restless, $what unless $self->wait_for($condition, $timeout);
 	};
 	my $true = sub { my ($sql) = @_; return sub { ($self->ask($sql) || '') eq 't' }; };
-	my $users = join(', ', map { IotTest::literal($_) } @{ $self->{users} });
 
 	# nothing new but answers
 	$self->{sim}{feed}->stop if $self->{sim}{feed};
 	$wait->('workers are not back', sub { $self->workers_are_back });
 	$wait->('the broker does not confirm', sub { $self->{publisher}->unconfirmed == 0 });
+	$wait->('commands do not end',
+		$true->('SELECT count(*) = 0 FROM iot.command WHERE finished_at IS NULL'));
+	$wait->('late answers do not leave', sub {
+		my $late = $self->{sim}{late} or return 1;
+		my ($newest) = sort { $b->{at} <=> $a->{at} } $late->records('received');
+
+		return !$newest || time() * 1000 > $newest->{at} + $late_ms + 200;
+	});
 	# messages of one session come in their order: what was sent before this one has come as well
 	my $ms = int(time() * 1000);
 	$ms = $self->{last_marker} + 1 if $ms <= ($self->{last_marker} || 0);
@@ -268,8 +292,6 @@ sub rest
 	$wait->('what the broker holds is not stored',
 		$true->("SELECT count(*) > 0 FROM iot.measurement WHERE ts = to_timestamp($ms / 1000.0)"
 			  . " AND device_id = (SELECT device_id FROM iot.device WHERE name = 'gauge-1')"));
-	$wait->('commands do not end',
-		$true->('SELECT count(*) = 0 FROM iot.command WHERE finished_at IS NULL'));
 	$wait->('the log is not read to its end', sub {
 		my $rows = eval { Torture::History::rows($self->session, 'consumer') };
 
@@ -306,6 +328,19 @@ sub publish
 	$message->{points} = [ map { [ $_->[0], $_->[1] * 1000, $_->[2] ] } @$points ];
 	@$message{ keys %more } = values %more;
 	return $message;
+}
+
+# A measurement through the door for SQL; known to be taken in once the call has returned.
+sub ingest
+{
+	my ($self, $device, $parameter, $ms, $value) = @_;
+	my $message = { device => $device, points => [ [ $parameter, $ms * 1000, $value ] ] };
+
+	push @{ $self->{ingested} }, $message;
+	my $answer = $self->ask(sprintf(q{SELECT iot.ingest(%s, '{"%s": %s}', to_timestamp(%d / 1000.0))},
+			IotTest::literal($device), $parameter, $value, $ms));
+	$message->{acked} = microseconds() if defined $answer && $answer =~ /^\d+$/;
+	return;
 }
 
 # What nobody can use; reason is what the dead letter must say.
@@ -359,6 +394,28 @@ sub send_record
 	$self->judge_answer($record, $answer);
 	$self->lose_session if !$session && $record->{outcome} eq 'unknown';
 	return $record;
+}
+
+# Commands that sessions of their own send at the same time.
+sub send_together
+{
+	my ($self, @arguments) = @_;
+	my @records = map { { %$_, at => microseconds() } } @arguments;
+
+	push @{ $self->{sent} }, @records;
+	$self->{rush}[$_] ||= eval { $self->{iot}->session } foreach 0 .. $#records;
+	my @sending = grep {
+		my $session = $self->{rush}[$_];
+		$session && eval { $session->send(command_sql($records[$_])); 1 };
+	} 0 .. $#records;
+	my %answer = map { $_ => scalar eval { $self->{rush}[$_]->receive } } @sending;
+
+	foreach (0 .. $#records)
+	{
+		$self->judge_answer($records[$_], $answer{$_});
+		$self->{rush}[$_] = undef if $records[$_]{outcome} eq 'unknown';
+	}
+	return @records;
 }
 
 # What the sender learned: the command's id, a refusal, or nothing.
@@ -433,7 +490,7 @@ sub observed
 		  grep { $_->{kind} !~ /^(?:published|acked)$/ } @records;
 	}
 	push @{ $observed{sim} }, @{ $self->{answers} };
-	push @{ $observed{published} }, $self->{publisher}->sent;
+	push @{ $observed{published} }, $self->{publisher}->sent, @{ $self->{ingested} };
 	$observed{connections} = [ map { $_->connections } values %{ $self->{client} } ];
 	$observed{counters} = $self->counters;
 	$observed{$_} = $self->{$_} foreach qw(access outages exempt sent);
@@ -446,9 +503,13 @@ sub history
 	my ($self) = @_;
 	my $session = $self->{iot}->session;
 
+	# the tables first: what comes meanwhile is then a record without an effect, and not the other way
+	# round
 	$session->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
-	my $history = Torture::History->read($session, $self->observed);
+	my $history = Torture::History->read($session, {});
 	$session->query_safe('COMMIT');
+	my $observed = $self->observed;
+	@$history{ keys %$observed } = values %$observed;
 	return $history;
 }
 
