@@ -7,6 +7,7 @@
 #   make torture    kills every process at every step, and holds what happened against the promises
 #   make fuzz       hostile input to every parser, for FUZZ_SECONDS
 #   make sanitize   tests with all of ours under AddressSanitizer and UndefinedBehaviorSanitizer
+#   make soak       a million messages, and the memory of workers and daemon over them
 #   make bench      figures beside their limits; BENCH='push command' for some of them
 
 EXTENSION    = iot
@@ -37,7 +38,7 @@ WORKER_OBJS  = $(patsubst %.c,%.o,$(wildcard bgworker/*.c))
 DEPENDS      = $(patsubst %.o,%.d,$(OBJS) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS))
 EXTRA_CLEAN  = $(WORKER)$(DLSUFFIX) $(WORKER_OBJS) $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS) \
 			   $(PROGRAMS) $(SIM) $(DEPENDS) $(DATA_built) $(UNIT) $(UNIT:%=%.d) \
-			   $(wildcard src/core/*.san.[od]) $(BENCH_PROGRAMS) $(FUZZ) \
+			   $(wildcard src/core/*.san.[od] src/pushd/*.san.[od]) iot-pushd.san $(BENCH_PROGRAMS) $(FUZZ) \
 			   $(foreach folder,src/core src/pushd test/fuzz,$(wildcard $(folder)/*.fuzz.[od])) tmp_check
 
 # fmgr's signatures leave arguments unused, and the server's headers compare signs.
@@ -56,7 +57,7 @@ PG_CONFIG   ?= pg_config
 PGXS        := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
 include $(PGXS)
-else ifneq ($(filter-out test demo torture sanitize bench,$(or $(MAKECMDGOALS),all)),)
+else ifneq ($(filter-out test demo torture sanitize soak bench,$(or $(MAKECMDGOALS),all)),)
 # those install what is missing first, the others need it
 $(error no server headers: install postgresql-server-dev-NN, or name its pg_config by PG_CONFIG)
 endif
@@ -114,11 +115,17 @@ stage:
 UNIT         = $(patsubst %.c,%,$(wildcard test/unit/*.c))
 UNIT_CFLAGS  = $(PROGRAM_CFLAGS) -O1 -fsanitize=address,undefined -fno-sanitize-recover=all
 UNIT_OBJS    = $(patsubst %.c,%.san.o,$(wildcard src/core/*.c))
-$(UNIT_OBJS): %.san.o: %.c
-	$(CC) $(UNIT_CFLAGS) -I$(CURDIR)/src -MMD -MP -c -o $@ $<
+PUSHD_SAN    = $(PUSHD_OBJS:%.o=%.san.o)
+$(UNIT_OBJS) $(PUSHD_SAN): %.san.o: %.c
+	$(CC) $(UNIT_CFLAGS) -DDEFAULT_WWW='"$(WWW_DIR)"' -I$(CURDIR)/src -I$(includedir) -MMD -MP -c \
+		-o $@ $<
 $(UNIT): %: %.c $(UNIT_OBJS)
 	$(CC) $(UNIT_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -MF $@.d -o $@ $< $(UNIT_OBJS) \
 		$(LDFLAGS) -lcmocka -lcjson -ljwt -lwslay -lcrypto -lm
+# The daemon under the same, for a test that looks for leaks.
+iot-pushd.san: $(PUSHD_SAN) $(UNIT_OBJS)
+	$(CC) $(UNIT_CFLAGS) $^ $(LDFLAGS) -o $@ -L$(libdir) -lpq -lwebsockets -lwslay -ljwt -lcjson \
+		-lcrypto -lm
 unit: $(UNIT)
 	@set -e; for program in $(UNIT); do ./$$program; done
 
@@ -148,6 +155,10 @@ fuzz: fuzz-programs
 # Tests again, with all of ours under sanitizers; SANITIZE='regress test/t/010_saga.pl' for some.
 sanitize:
 	+test/sanitize $(SANITIZE)
+# A million messages, and nobody has grown by them.
+SOAK_MESSAGES ?= 1000000
+soak:
+	+IOT_SOAK_MESSAGES=$(SOAK_MESSAGES) test/run test/t/116_soak.pl test/t/117_pushd_leaks.pl
 
 # Clients and yardsticks of `make bench`.
 BENCH_PROGRAMS = test/bench/latency test/bench/fanout_clients test/bench/fanout_server \
@@ -169,7 +180,7 @@ torture:
 bench:
 	+test/bench/bench $(BENCH)
 
-.PHONY: screenshots install-more uninstall-more stage unit fuzz fuzz-programs sanitize test demo torture bench bench-programs
+.PHONY: screenshots install-more uninstall-more stage unit fuzz fuzz-programs sanitize soak test demo torture bench bench-programs
 
--include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d src/core/*.fuzz.d src/pushd/*.fuzz.d \
+-include $(DEPENDS) $(wildcard test/unit/*.d src/core/*.san.d src/pushd/*.san.d src/core/*.fuzz.d src/pushd/*.fuzz.d \
 		 test/fuzz/*.fuzz.d)

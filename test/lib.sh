@@ -110,7 +110,8 @@ copy_source()
 		version=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" "$source_dir/iot.control")
 		exclude+=(--exclude='*.o' --exclude='*.d' --exclude='*.so' --exclude='*.bc'
 			--exclude="./sql/iot--$version.sql" --exclude="./sql/iot--*--$version.sql"
-			--exclude=./iot-pushd --exclude=./iot-token --exclude=./test/sim/iot-sim)
+			--exclude=./iot-pushd --exclude=./iot-pushd.san --exclude=./iot-token
+			--exclude=./test/sim/iot-sim)
 	fi
 	mkdir -p "$top/src" "$top/tmp"
 	tar -C "$source_dir" -cf - "${exclude[@]}" . | tar -C "$top/src" -xf - --no-same-owner

@@ -138,7 +138,9 @@ $iot->psql('TRUNCATE iot.dead_letter');
 my $mark = $broker->log_size;
 $broker->publish('iot/boiler-1/telemetry', '{"temperature":999}', retain => 1);
 # without a time of its own it is stored again unless the broker has heard that it was (I11)
-$broker->wait_for_log(qr/Received PUBACK from iot-/, $mark);
+$broker->wait_for_log(
+	qr{Sending PUBLISH to iot-\S+ \(d0, q1, r0, m(\d+), 'iot/boiler-1/telemetry'.*Received PUBACK from iot-\S+ \(Mid: \1,}s,
+	$mark);
 $iot->poll('SELECT count(*) = 511 FROM iot.measurement');
 $iot->psql("UPDATE iot.adapter SET enabled = false WHERE name = 'mqtt'");
 $iot->poll("SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'iot mqtt adapter'");

@@ -22,8 +22,8 @@ use IotTest::Process;
 
 my $count = 0;
 
-# Options: port, key (the secret of the tokens), conninfo, args (further arguments), env,
-# wait (0: do not wait until it is healthy).
+# Options: port, key (the secret of the tokens), conninfo, args (further arguments), env, program
+# (another build of it), wait (0: do not wait until it is healthy).
 sub new
 {
 	my ($class, $iot, %opt) = @_;
@@ -37,7 +37,7 @@ sub new
 	my $self = $class->SUPER::start(
 		name => $name,
 		command => [
-			IotTest::program('iot-pushd'),
+			$opt{program} || IotTest::program('iot-pushd'),
 			'--listen', "127.0.0.1:$port",
 			'--conninfo', $opt{conninfo} || default_conninfo($iot),
 			'--jwt-key-file', "$dir/jwt.key",
