@@ -45,43 +45,34 @@ measure_receiver()
 start_publishing() { published_at=$(date +%s.%N); }
 rate_since() { per_second "$BENCH_TELEMETRY" "$(awk -v a="$published_at" -v b="$(date +%s.%N)" 'BEGIN { print b - a }')"; }
 
-# What others would use, before the adapter has a session at this broker.
-bench_peers()
+# What others would use, before the adapter has a session at this broker: each ends when it has got all.
+bench_bridge()
 {
 	local receiver=$1 rate pid
 
-	sql <<-EOC
-	CREATE SCHEMA peer;
-	CREATE TABLE peer.measurement (device text, parameter text, ts timestamptz, value double precision,
-		PRIMARY KEY (device, parameter, ts));
-	CREATE TABLE peer.message (topic text, payload jsonb);
-	EOC
+	say 'the same through a bridge in Node.js'
+	(cd "$top/peers" && exec timeout 120 node bridge.js $(load_args) "$BENCH_TELEMETRY" $window) \
+		>"$folder/bridge.log" 2>&1 &
+	pid=$!
+	started+=("$pid")
+	wait_until 'the bridge is subscribed' grep -q ready "$folder/bridge.log"
+	start_publishing
+	publish_telemetry
+	wait "$pid"
+	rate=$(rate_since)
+	[ "$(value 'SELECT pg_catalog.count(*) FROM peer.measurement')" -eq $((3 * BENCH_TELEMETRY)) ]
+	row "peer: Node.js, mqtt $(node_version mqtt) and pg $(node_version pg); acknowledged before the commit, only inserted" \
+		"$rate messages/s" "$receiver/s: only received" "$(ratio "$rate" "$receiver")" -
+}
 
-	if ! command -v npm >/dev/null || ! command -v node >/dev/null; then
-		note 'left out   the Node.js bridge: no node and npm here'
-	elif ! { mkdir "$folder/peers" && cp test/bench/peers/* "$folder/peers" &&
-			(cd "$folder/peers" && npm ci --ignore-scripts --no-audit --no-fund) >"$folder/npm.log" 2>&1; }; then
-		note "left out   the Node.js bridge: npm could not install it: $(tail -1 "$folder/npm.log")"
-	else
-		say 'the same through a bridge in Node.js'
-		(cd "$folder/peers" && exec node bridge.js $(load_args) "$BENCH_TELEMETRY" $window) \
-			>"$folder/bridge.log" 2>&1 &
-		pid=$!
-		started+=("$pid")
-		wait_until 'the bridge is subscribed' grep -q ready "$folder/bridge.log"
-		start_publishing
-		publish_telemetry
-		wait "$pid"
-		rate=$(rate_since)
-		[ "$(value 'SELECT pg_catalog.count(*) FROM peer.measurement')" -eq $((3 * BENCH_TELEMETRY)) ]
-		row 'peer: Node.js, mqtt and pg; acknowledged before the commit, only inserted' "$rate messages/s" \
-			"$receiver/s: only received" "$(ratio "$rate" "$receiver")" -
-	fi
+bench_subscriber()
+{
+	local receiver=$1 rate pid
 
 	say 'the same through mosquitto_sub and \copy'
-	mosquitto_sub -V mqttv5 -i bench-sub -h 127.0.0.1 -p "$broker_port" -u iot -P "$(cat "$folder/iot.password")" -q 1 \
-		-t 'iot/+/telemetry' -D connect receive-maximum $window -F '%t\t%p' -C "$BENCH_TELEMETRY" 2>"$folder/sub.log" |
-		sql -c '\copy peer.message FROM pstdin' &
+	timeout 120 mosquitto_sub -V mqttv5 -i bench-sub -h 127.0.0.1 -p "$broker_port" -u iot \
+		-P "$(cat "$folder/iot.password")" -q 1 -t 'iot/+/telemetry' -D connect receive-maximum $window \
+		-F '%t\t%p' -C "$BENCH_TELEMETRY" 2>"$folder/sub.log" | sql -c '\copy peer.message FROM pstdin' &
 	pid=$!
 	started+=("$pid")
 	wait_until 'mosquitto_sub is subscribed' grep -q 'bench-sub 1 iot/+/telemetry' "$folder/broker.log"
@@ -92,6 +83,22 @@ bench_peers()
 	[ "$(value 'SELECT pg_catalog.count(*) FROM peer.message')" -eq "$BENCH_TELEMETRY" ]
 	row 'peer: mosquitto_sub into psql \copy, one transaction, payloads as they are' "$rate messages/s" \
 		"$receiver/s: only received" "$(ratio "$rate" "$receiver")" -
+}
+
+bench_peers()
+{
+	sql <<-EOC
+	CREATE SCHEMA peer;
+	CREATE TABLE peer.measurement (device text, parameter text, ts timestamptz, value double precision,
+		PRIMARY KEY (device, parameter, ts));
+	CREATE TABLE peer.message (topic text, payload jsonb);
+	EOC
+	if have_node_peers 'the Node.js bridge'; then
+		peer 'the Node.js bridge' bench_bridge "$1"
+		telemetry_first=$((telemetry_first + BENCH_TELEMETRY))
+	fi
+	peer 'mosquitto_sub' bench_subscriber "$1"
+	telemetry_first=$((telemetry_first + BENCH_TELEMETRY))
 	sql -c 'DROP TABLE peer.measurement, peer.message'
 }
 
@@ -219,6 +226,8 @@ bench_ingest()
 	say 'lone messages'
 	read -r median p99 < <(test/bench/mqtt_load lone $(load_args) \
 		"host=$PGHOST port=$PGPORT dbname=iot user=postgres" 200)
+	megabytes_row "memory of the adapter after $((2 * BENCH_TELEMETRY)) messages, anonymous" \
+		"$(anonymous_memory "$(worker_pid 'iot mqtt adapter')")" 64
 	row 'a lone message to its committed row, p50' "$median ms (p99 $p99)" '20 ms' \
 		"$(ratio "$median" 20)" '<= 1'
 }

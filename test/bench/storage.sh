@@ -216,8 +216,7 @@ $1" >"$folder/read.sql"
 		PGUSER=reader pgbench -n -c 1 -t "${3:-500}" --random-seed=7 -l --log-prefix="$folder/reads" \
 			-f "$folder/read.sql" >"$folder/pgbench.out" 2>"$folder/pgbench.log"
 	done
-	awk '{ print $3 / 1000 }' "$folder"/reads.* | sort -n |
-		awk '{ v[NR] = $1 } END { printf "%.1f %.1f\n", v[int(NR / 2)], v[int(NR * 0.99)] }'
+	latencies "$folder"/reads.*
 }
 
 # storage_load first last: series of these numbers, as they would have come within a week.
