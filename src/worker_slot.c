@@ -456,5 +456,7 @@ iot_worker_slot_init(void)
 	strlcpy(worker.bgw_function_name, "iot_launcher_main", sizeof(worker.bgw_function_name));
 	strlcpy(worker.bgw_name, "iot launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "iot launcher", BGW_MAXLEN);
-	RegisterBackgroundWorker(&worker);
+	/* the servers that pg_upgrade starts are nobody's: no device may hear of them, no row may move */
+	if (!IsBinaryUpgrade)
+		RegisterBackgroundWorker(&worker);
 }
