@@ -29,12 +29,14 @@ sub rows_of
 {
 	my ($iot) = @_;
 
+	# cursors move on while nothing happens; their names do not
 	return $iot->psql(
-		q{SELECT c.oid::regclass, regexp_replace(query_to_xml(format(
+		q{SELECT 'consumer', string_agg(name, ' ' ORDER BY name) FROM iot.consumer;
+		SELECT c.oid::regclass, regexp_replace(query_to_xml(format(
 				'SELECT md5(string_agg(t::text, chr(10) ORDER BY t::text)), count(*) FROM %s t',
 				c.oid::regclass), false, true, '')::text, '\s+', ' ', 'g')
 		FROM pg_class c WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p')
-			AND c.relname <> ALL (ARRAY['worker', 'maintenance', 'rollup_state'])
+			AND c.relname <> ALL (ARRAY['consumer', 'worker', 'maintenance', 'rollup_state'])
 		ORDER BY c.oid::regclass::text});
 }
 
