@@ -1,5 +1,7 @@
 # Wake-ups make it quick, polling makes it certain (I19), and nothing reaches a device before its
 # commit is on disk, whatever the sender asked for (I4).
+#
+# Runs alone: it measures time.
 
 use strict;
 use warnings;

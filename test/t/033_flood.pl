@@ -1,5 +1,7 @@
 # A backlog and a flood: the adapter's memory stays bounded (I32), commands still get through, and
 # what is too large is told apart from what is merely large.
+#
+# Runs alone: it takes all the processors that there are.
 
 use strict;
 use warnings;

@@ -2,6 +2,8 @@
 # of commands down (I21): what is waiting is never looked for among what is done.
 #
 # IOT_SNAPSHOT_SECONDS=10 for each of the two measurements.
+#
+# Runs alone: it measures time.
 
 use strict;
 use warnings;

@@ -1,4 +1,6 @@
 # What a client may cost, and what frames are refused (I29, I31): nobody feels another's misuse.
+#
+# Runs alone: it measures time.
 
 use strict;
 use warnings;
