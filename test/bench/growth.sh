@@ -5,10 +5,10 @@
 # history: part "storage".
 #
 #   BENCH_GROWTH_DEVICES='100 10000 100000'    registered, three sensors each
-#   BENCH_GROWTH_MESSAGES=50000                of telemetry, measured after each device has spoken once
+#   BENCH_GROWTH_MESSAGES=30000                of telemetry, measured after each device has spoken once
 #   BENCH_GROWTH_SOCKETS='10 100 2000'
 
-: "${BENCH_GROWTH_DEVICES:=100 10000 100000}" "${BENCH_GROWTH_MESSAGES:=50000}" "${BENCH_GROWTH_SOCKETS:=10 100 2000}"
+: "${BENCH_GROWTH_DEVICES:=100 10000 100000}" "${BENCH_GROWTH_MESSAGES:=30000}" "${BENCH_GROWTH_SOCKETS:=10 100 2000}"
 . test/bench/push.sh
 . test/bench/ingest.sh
 
