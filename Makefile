@@ -4,6 +4,7 @@
 #   make install    into the server that PG_CONFIG names (programs go beside psql)
 #   make demo       a command travels to a simulated device and comes back over WebSocket
 #   make test       every test, on private servers
+#   make test-matrix   the same on the other versions that Debian carries; MATRIX='17 18' for some
 #   make torture    kills every process at every step, and holds what happened against the promises
 #   make fuzz       hostile input to every parser, for FUZZ_SECONDS
 #   make sanitize   tests with all of ours under AddressSanitizer and UndefinedBehaviorSanitizer
@@ -57,7 +58,7 @@ PG_CONFIG   ?= pg_config
 PGXS        := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
 ifneq ($(PGXS),)
 include $(PGXS)
-else ifneq ($(filter-out test demo torture sanitize soak bench,$(or $(MAKECMDGOALS),all)),)
+else ifneq ($(filter-out test test-matrix demo torture sanitize soak bench,$(or $(MAKECMDGOALS),all)),)
 # those install what is missing first, the others need it
 $(error no server headers: install postgresql-server-dev-NN, or name its pg_config by PG_CONFIG)
 endif
@@ -170,6 +171,9 @@ bench-programs: $(BENCH_PROGRAMS)
 
 test:
 	+test/run $(TESTS)
+test-matrix:
+	+test/matrix/matrix
+.PHONY: test-matrix
 # The pictures of doc/, anew.
 screenshots:
 	+IOT_SCREENSHOTS=doc/images test/run test/t/106_page.pl

@@ -19,7 +19,9 @@
 #include "postgres.h"
 
 #include <mosquitto.h>
-#include <mqtt_protocol.h>
+#if LIBMOSQUITTO_VERSION_NUMBER < 2001000
+#include <mqtt_protocol.h>		/* part of mosquitto.h since */
+#endif
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>

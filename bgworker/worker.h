@@ -5,6 +5,7 @@
 #ifndef IOT_WORKER_H
 #define IOT_WORKER_H
 
+#include "compat.h"
 #include "worker_slot.h"
 
 typedef enum IotXactOutcome
@@ -44,7 +45,7 @@ extern uint32 iot_worker_wait(uint32 socket_events, pgsocket socket, long timeou
 extern void iot_worker_subject(const char *subject);
 extern void iot_worker_state(const char *state, const char *detail);
 extern void iot_worker_heartbeat(void);
-extern void iot_worker_leave(const char *reason) pg_attribute_noreturn();
+pg_noreturn extern void iot_worker_leave(const char *reason);
 
 /* Entry points, by name in the server's list of background workers. */
 extern PGDLLEXPORT void iot_launcher_main(Datum arg);

@@ -41,24 +41,28 @@ SET enable_seqscan = off AS $$
 #variable_conflict use_column
 BEGIN
 	RETURN QUERY
-	WITH taken AS (
+	-- chosen once, whatever the join below looks like: a second look would not see the rows that the
+	-- first one took, and take others
+	WITH due AS MATERIALIZED (
+		SELECT q.seq, w.name, w.url, w.options,
+				coalesce((w.options ->> 'timeout')::interval, interval '10 s') AS timeout
+			FROM iot.webhook w
+				CROSS JOIN LATERAL (
+					SELECT p.seq FROM iot.delivery p
+					WHERE p.channel = 'webhook' AND p.recipient = w.name
+						AND p.status = 'PENDING' AND p.next_attempt_at <= statement_timestamp()
+					ORDER BY p.next_attempt_at
+					LIMIT greatest(0, webhook_take.max_per_webhook
+						- cardinality(array_positions(webhook_take.busy, w.name)))
+					FOR UPDATE SKIP LOCKED) AS q
+			WHERE w.enabled AND w.name <> ALL (webhook_take.held)
+			LIMIT webhook_take.max_attempts),
+	taken AS (
 		UPDATE iot.delivery d
 			SET attempts = d.attempts + 1,
 				started_at = clock_timestamp(),
 				next_attempt_at = clock_timestamp() + x.timeout + interval '10 s'
-			FROM (SELECT q.seq, w.name, w.url, w.options,
-						coalesce((w.options ->> 'timeout')::interval, interval '10 s') AS timeout
-					FROM iot.webhook w
-						CROSS JOIN LATERAL (
-							SELECT p.seq FROM iot.delivery p
-							WHERE p.channel = 'webhook' AND p.recipient = w.name
-								AND p.status = 'PENDING' AND p.next_attempt_at <= statement_timestamp()
-							ORDER BY p.next_attempt_at
-							LIMIT greatest(0, webhook_take.max_per_webhook
-								- cardinality(array_positions(webhook_take.busy, w.name)))
-							FOR UPDATE SKIP LOCKED) AS q
-					WHERE w.enabled AND w.name <> ALL (webhook_take.held)
-					LIMIT webhook_take.max_attempts) AS x
+			FROM due AS x
 			WHERE d.seq = x.seq AND d.channel = 'webhook' AND d.recipient = x.name
 			RETURNING d.seq, x.name, d.attempts, x.url, x.options, x.timeout)
 	SELECT t.seq, t.name, t.attempts, t.url,

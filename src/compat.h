@@ -14,4 +14,9 @@
 #include "varatt.h"
 #endif
 
+/* before the declaration, where it was an attribute behind it */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 #endif							/* IOT_COMPAT_H */

@@ -103,7 +103,7 @@ copy_source()
 {
 	local exclude=(--exclude=./.git --exclude='./tmp_check*' --exclude=./test/fuzz/corpus
 		--exclude=./test/fuzz/crashes)
-	local version
+	local version program
 
 	if [ "${1:-}" != built ]; then
 		# scripts of earlier versions are sources: they are as they were released
@@ -112,6 +112,9 @@ copy_source()
 			--exclude="./sql/iot--$version.sql" --exclude="./sql/iot--*--$version.sql"
 			--exclude=./iot-pushd --exclude=./iot-pushd.san --exclude=./iot-token
 			--exclude=./test/sim/iot-sim)
+		for program in "$source_dir"/test/unit/*.c; do
+			exclude+=(--exclude="./test/unit/$(basename "$program" .c)")
+		done
 	fi
 	mkdir -p "$top/src" "$top/tmp"
 	tar -C "$source_dir" -cf - "${exclude[@]}" . | tar -C "$top/src" -xf - --no-same-owner

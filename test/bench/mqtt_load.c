@@ -23,7 +23,9 @@
 
 #include <libpq-fe.h>
 #include <mosquitto.h>
-#include <mqtt_protocol.h>
+#if LIBMOSQUITTO_VERSION_NUMBER < 2001000
+#include <mqtt_protocol.h>		/* part of mosquitto.h since */
+#endif
 
 #define WINDOW			1000	/* of messages that the broker has not confirmed */
 #define TIMEOUT_NS		(UINT64_C(10) * 1000000000)

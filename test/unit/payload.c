@@ -35,7 +35,7 @@ parse(const char *text)
 static void
 assert_number(size_t i, const char *name, double number)
 {
-	assert_in_range(i, 0, telemetry.count - 1);
+	assert_between(i, 0, telemetry.count - 1);
 	assert_int_equal(telemetry.values[i].name_len, strlen(name));
 	assert_memory_equal(telemetry.values[i].name, name, strlen(name));
 	assert_int_equal(telemetry.values[i].kind, IOT_VALUE_NUMBER);
@@ -45,7 +45,7 @@ assert_number(size_t i, const char *name, double number)
 static void
 assert_word(size_t i, const char *name, const char *word)
 {
-	assert_in_range(i, 0, telemetry.count - 1);
+	assert_between(i, 0, telemetry.count - 1);
 	assert_memory_equal(telemetry.values[i].name, name, strlen(name));
 	assert_int_equal(telemetry.values[i].kind, IOT_VALUE_WORD);
 	assert_int_equal(telemetry.values[i].word_len, strlen(word));

@@ -243,10 +243,10 @@ backoff_grows_to_its_cap(void **state)
 		uint32_t	step = i < 6 ? UINT32_C(100) << i : 5000;
 		uint32_t	delay = iot_backoff_next(&backoff);
 
-		assert_in_range(delay, step / 2, step);
+		assert_between(delay, step / 2, step);
 	}
 	iot_backoff_reset(&backoff);
-	assert_in_range(iot_backoff_next(&backoff), 50, 100);
+	assert_between(iot_backoff_next(&backoff), 50, 100);
 }
 
 static void
@@ -263,8 +263,8 @@ backoff_spreads(void **state)
 		lowest = delay < lowest ? delay : lowest;
 		highest = delay > highest ? delay : highest;
 	}
-	assert_in_range(lowest, 2000, 2200);
-	assert_in_range(highest, 3800, 4000);
+	assert_between(lowest, 2000, 2200);
+	assert_between(highest, 3800, 4000);
 }
 
 static void
@@ -272,9 +272,9 @@ backoff_survives_anything(void **state)
 {
 	uint64_t	random = 7;
 
-	assert_in_range(iot_backoff_delay(0, 0, 0, &random), 0, 0);
-	assert_in_range(iot_backoff_delay(1, 1, UINT32_MAX, &random), 0, 1);
-	assert_in_range(iot_backoff_delay(UINT32_MAX, UINT32_MAX, 31, &random), UINT32_MAX / 2,
+	assert_between(iot_backoff_delay(0, 0, 0, &random), 0, 0);
+	assert_between(iot_backoff_delay(1, 1, UINT32_MAX, &random), 0, 1);
+	assert_between(iot_backoff_delay(UINT32_MAX, UINT32_MAX, 31, &random), UINT32_MAX / 2,
 					UINT32_MAX);
 }
 

@@ -118,13 +118,15 @@ sub stage_conf
 #   cron         1: pg_cron as well, in the database
 #   conf         text for postgresql.conf
 #   init         further arguments for PostgreSQL::Test::Cluster->init
+#   install_path folder of another server's bin (with $stage and $pg_config as that one's)
 #   start        0: leave it stopped (and without a database)
 #   extension    0: do not create the extension
 sub new
 {
 	my ($class, $name, %opt) = @_;
 	my $self = bless { db => $opt{database} || 'iot', cron => $opt{cron} }, $class;
-	my $node = $self->{node} = PostgreSQL::Test::Cluster->new($name);
+	my $node = $self->{node} = PostgreSQL::Test::Cluster->new($name,
+		$opt{install_path} ? (install_path => $opt{install_path}) : ());
 
 	$node->init(%{ $opt{init} || {} });
 	$node->append_conf('postgresql.conf', $self->server_conf(%opt));
