@@ -104,6 +104,18 @@ sub records
 	return $kind ? grep { $_->{kind} eq $kind } @records : @records;
 }
 
+# The same of telemetry, "published" or "acked", as "device<tab>ts": there may be many, and this is fast.
+sub telemetry
+{
+	my ($self, $kind) = @_;
+	my $content = PostgreSQL::Test::Utils::slurp_file($self->{records});
+	my @messages;
+
+	push @messages, "$1\t$2"
+	  while $content =~ /^\{"kind":"$kind",[^\n]*"device":"([^"]*)","ts":(\d+),[^\n]*\}\n/gm;
+	return @messages;
+}
+
 sub executed { return $_[0]->records('executed'); }
 
 1;
