@@ -72,8 +72,10 @@ sub drain
 
 my $anna = $push->connect('anna');
 $anna->subscribe(1, events => ['*']);
-$anna->send(
-	{ op => 'live', id => 2, groups => ['default'], parameters => ['temperature'], interval => 100 });
+# seldom enough for what comes to fit into the socket while the test does something else
+$anna->send({
+		op => 'live', id => 2, groups => ['default'], parameters => ['temperature'],
+		interval => 1000 });
 my $number = 1;
 my $received = "SELECT coalesce(sum((counters ->> 'received')::bigint), 0)"
   . " FROM iot_internal.worker_slots() WHERE kind = 'mqtt adapter'";
@@ -103,7 +105,8 @@ sub round
 		$stranger->closed;
 		drain($anna);
 	}
-	is($flood->wait_exit(600), 0, 'the devices have said it');
+	poll_until(sub { drain($anna); !$flood->alive }, 'the devices say it', 600);
+	is($flood->wait_exit, 0, 'the devices have said it');
 	poll_until(sub { drain($anna); $session->query_safe($received) >= $total },
 		'all of it is taken in', 600);
 	# what was ordered is done, and told
