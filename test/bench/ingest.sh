@@ -5,11 +5,11 @@
 # from the same broker, with the same window.  The devices publish meanwhile, as fast as the broker
 # takes it, on the same processors.
 #
-#   BENCH_TELEMETRY=200000    messages of a run, three values each
+#   BENCH_TELEMETRY=100000    messages of a run, three values each
 #   BENCH_RULES=1000          alarm rules
 #   BENCH_PROCESSES=1 BENCH_BATCH=4000    of the adapter
 
-: "${BENCH_TELEMETRY:=200000}" "${BENCH_RULES:=1000}" "${BENCH_PROCESSES:=1}" "${BENCH_BATCH:=4000}"
+: "${BENCH_TELEMETRY:=100000}" "${BENCH_RULES:=1000}" "${BENCH_PROCESSES:=1}" "${BENCH_BATCH:=4000}"
 
 window=$((2 * BENCH_BATCH))
 telemetry_first=0
