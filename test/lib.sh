@@ -128,6 +128,8 @@ perl_environment()
 {
 	export IOT_SOURCE="$1/src" IOT_STAGE="$1/stage"
 	export TESTDIR="$1/check" PG_TEST_PORT_DIR="$1/check/portlock" top_builddir="$1/check"
+	# where 15 puts them by itself
+	export TESTDATADIR="$1/check/tmp_check" TESTLOGDIR="$1/check/tmp_check/log"
 	# what servers are made with where a test does not say, whatever the machine speaks
 	export LANG=C.UTF-8
 	unset LC_ALL LC_CTYPE
@@ -135,7 +137,7 @@ perl_environment()
 	pgxs_dir=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
 	export PG_REGRESS="$pgxs_dir/test/regress/pg_regress"
 	perl_include=(-I "$1/src/test/t/lib" -I "$pgxs_dir/test/perl")
-	mkdir -p "$TESTDIR"
+	mkdir -p "$TESTDATADIR"
 }
 
 # Copies the logs of a run that failed to where the caller finds them.

@@ -180,7 +180,7 @@ foreach my $mode ('--copy', '--link')
 		WHERE d.name = 'boiler-1'});
 	is($new->psql(q{SELECT string_agg(status, ' ') FROM iot.alarm}), 'CLOSED',
 		'the alarm that came along closes');
-	is($new->psql(q{SET ROLE reporting; SELECT count(*) > 80 FROM iot.measurement}), 't',
+	is($new->psql(q{SELECT has_table_privilege('reporting', 'iot.measurement', 'SELECT')}), 't',
 		'a grant of the user\'s own holds');
 	is($new->psql(q{SELECT count(*) FROM iot.check() WHERE severity = 'error'}), 0,
 		'the doctor finds nothing wrong');

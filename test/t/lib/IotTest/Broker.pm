@@ -250,19 +250,33 @@ sub publish
 }
 
 # Publishes many messages over one connection to one topic, one per line: none may hold a newline.
+# The client of 2.1 forgets what it has not sent yet when its input ends: it goes on until each is
+# acknowledged, or sent where nobody acknowledges.
 sub publish_lines
 {
 	my ($self, $topic, $payloads, %opt) = @_;
+	my $qos = defined $opt{qos} ? $opt{qos} : 1;
+	my $done = $qos > 0 ? qr/ received PUBACK / : qr/ sending PUBLISH /;
 	my $input = join('', map { "$_\n" } @$payloads);
-	my ($out, $err);
-
-	IPC::Run::run(
+	my ($left, $rest, $err) = (scalar @$payloads, '', '');
+	my $count = sub {
+		$rest .= $_[0];
+		while ($rest =~ s/^([^\n]*)\n//)
+		{
+			$left-- if $1 =~ $done;
+		}
+	};
+	my $client = IPC::Run::start(
 		[
-			'mosquitto_pub', $self->client_args(%opt),
-			'-q', defined $opt{qos} ? $opt{qos} : 1,
+			'stdbuf', '-oL', 'mosquitto_pub', $self->client_args(%opt), '-d', '-q', $qos,
 			'-t', $topic, '-l'
 		],
-		'<', \$input, '>', \$out, '2>', \$err) or croak "could not publish to $topic: $err";
+		'<', \$input, '>', $count, '2>', \$err,
+		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
+
+	$client->pump while $left > 0 && $client->pumpable;
+	$client->finish or croak "could not publish to $topic: $err";
+	croak "$left messages to $topic were not published: $err" if $left > 0;
 	return;
 }
 
