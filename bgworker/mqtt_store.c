@@ -122,6 +122,7 @@ record(StoreJob *job)
 	Datum	   *devices = palloc(sizeof(Datum) * count);
 	Datum	   *command_ids = palloc(sizeof(Datum) * count);
 	Datum	   *oks = palloc(sizeof(Datum) * count);
+	bool	   *ok_nulls = palloc(sizeof(bool) * count);
 	Datum	   *errors = palloc(sizeof(Datum) * count);
 	bool	   *error_nulls = palloc(sizeof(bool) * count);
 	Datum		values[4];
@@ -133,6 +134,8 @@ record(StoreJob *job)
 		devices[i] = CStringGetTextDatum(answer->device);
 		command_ids[i] = UUIDPGetDatum(&answer->command_id);
 		oks[i] = BoolGetDatum(answer->ok);
+		/* that we give up is not the device's answer */
+		ok_nulls[i] = answer->message < 0 && !answer->ok;
 		error_nulls[i] = answer->error == NULL;
 		errors[i] = answer->error == NULL ? (Datum) 0 : CStringGetTextDatum(answer->error);
 	}
@@ -140,7 +143,8 @@ record(StoreJob *job)
 												TYPALIGN_INT));
 	values[1] = PointerGetDatum(construct_array(command_ids, count, UUIDOID, UUID_LEN, false,
 												TYPALIGN_CHAR));
-	values[2] = PointerGetDatum(construct_array(oks, count, BOOLOID, 1, true, TYPALIGN_CHAR));
+	values[2] = PointerGetDatum(construct_md_array(oks, ok_nulls, 1, &count, &lower,
+												   BOOLOID, 1, true, TYPALIGN_CHAR));
 	values[3] = PointerGetDatum(construct_md_array(errors, error_nulls, 1, &count, &lower,
 												   TEXTOID, -1, false, TYPALIGN_INT));
 	if (iot_plan_execute(&record_answers, values, NULL) != count)

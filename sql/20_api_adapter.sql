@@ -160,7 +160,7 @@ BEGIN
 	PERFORM FROM iot_internal.adapter_take(wanted_id, greatest(max_commands, 100));
 
 	SELECT array_agg(f.device) AS devices, array_agg(f.command_id) AS command_ids,
-			array_agg(false) AS oks, array_agg('timed out'::text) AS errors
+			array_agg(NULL::boolean) AS oks, array_agg('timed out'::text) AS errors
 		INTO timed_out
 		FROM iot_internal.adapter_in_flight(wanted_id) f
 			JOIN iot.saga_step s ON s.device_id = f.device_id AND s.command_id = f.command_id

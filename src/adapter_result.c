@@ -159,6 +159,7 @@ typedef struct Answer
 	Datum		device_id;
 	Datum		command_id;
 	bool		ok;
+	bool		own;			/* the adapter's verdict: the device has not answered */
 	Datum		error;			/* meaningful unless ok */
 	const char *outcome;
 } Answer;
@@ -205,6 +206,9 @@ settle(Answer **known, int count)
 
 		answer->outcome = "duplicate";
 		if (before != NULL && same_command(before, answer))
+			continue;
+		/* who swept the deadline was faster, and nobody answered: nothing is late */
+		if (answer->own && strcmp(status, "COMMITTED") != 0)
 			continue;
 		before = answer;
 		if (strcmp(status, "COMMITTED") != 0)
@@ -262,7 +266,8 @@ read_array(FunctionCallInfo fcinfo, int arg, Oid type, int length, bool byval, c
  * iot_internal.adapter_result(devices text[], command_ids uuid[], oks boolean[], errors text[])
  * returns (command_id, outcome), one row per answer in the order given: "applied"; "late", once,
  * where the command had ended without an answer; "duplicate"; "unknown" where the device has no
- * such command.  errors may be NULL where all is well.
+ * such command.  errors may be NULL where all is well.  An ok that is NULL is no answer but the
+ * adapter's own verdict, that it gives up: it fails a command that is not final, and is never late.
  */
 Datum
 iot_adapter_result(PG_FUNCTION_ARGS)
@@ -295,6 +300,7 @@ iot_adapter_result(PG_FUNCTION_ARGS)
 	known = palloc(sizeof(Answer *) * Max(count, 1));
 	for (int i = 0; i < count; i++)
 	{
+		answers[i].own = ok_nulls[i];
 		answers[i].ok = !ok_nulls[i] && DatumGetBool(oks[i]);
 		answers[i].error = errors != NULL && !error_nulls[i] && !answers[i].ok
 			? errors[i] : CStringGetTextDatum("refused without a reason");

@@ -129,6 +129,17 @@ SELECT throws_ok($$SELECT * FROM iot_internal.adapter_result('{a,b}', ARRAY[gen_
 	NULL, 'crooked arrays');
 SELECT throws_ok($$SELECT * FROM iot_internal.adapter_result('{a}', NULL, '{t}')$$, '22004', NULL, 'no array');
 
+-- the adapter gives up on what a sweep of deadlines has ended: nobody answered, and nothing is late (I6)
+SELECT iot.send_command('lamp', 'level', 1, ttl => '10 ms') AS a \gset
+SELECT pg_sleep_until(c.deadline) FROM iot.command c WHERE c.command_id = :'a' \g /dev/null
+SELECT is(iot_internal.expire_commands(), 1, 'a sweep ends it');
+SELECT is((SELECT r.outcome FROM iot_internal.adapter_result('{lamp}', ARRAY[:'a']::uuid[], '{NULL}', '{timed out}') r),
+	'duplicate', 'an adapter that gives up afterwards tells nothing new');
+SELECT is((SELECT c.late FROM iot.command c WHERE c.command_id = :'a'), false, 'I6: which is no late answer');
+SELECT is((SELECT r.outcome FROM iot_internal.adapter_result('{lamp}', ARRAY[:'a']::uuid[], '{f}', '{no}') r),
+	'late', 'the device''s own is');
+SELECT is((SELECT c.late FROM iot.command c WHERE c.command_id = :'a'), true, 'and is recorded');
+
 -- many at once
 SELECT iot.create_device('m' || i, ARRAY['level'], adapter => 'two') FROM generate_series(1, 250) i \g /dev/null
 SELECT iot.send_command('m' || i, 'level', i) FROM generate_series(1, 250) i \g /dev/null

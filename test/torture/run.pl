@@ -47,7 +47,7 @@ for (my $point = 1; $point <= $points && (!$until || time() < $until); $point++)
 	{
 		$sweep->{world}->end if $sweep;
 		$sweep = Torture::Point->new(Torture::World->new, seed => $seed + $point, steps => $steps,
-			turn => $point);
+			restarts => 1, turn => $point);
 		$in_world = 0;
 	}
 	$in_world++;

@@ -25,6 +25,8 @@ use Torture::Workload;
 
 our @kinds = qw(adapter notifier backend pushd flood immediate postmaster broker);
 
+my $effect = qr/^(?:p?write(?:64|v)?|send(?:to|msg)|f(?:data)?sync|kill|fallocate|ftruncate|unlink)$/;
+
 # Within which workers must be back: from when they could be.
 our $resume = 10;
 
@@ -32,8 +34,8 @@ our $resume = 10;
 # configuration here saves after each change, at the next turn of its loop.
 my $broker_window = 1_000_000;
 
-# Options: seed, steps (of the workload before each point), turn (where among the system calls to
-# begin: each number elsewhere).
+# Options: seed, steps (of the workload before each point), restarts (1: processes end among them),
+# turn (where among the system calls to begin: each number elsewhere).
 sub new
 {
 	my ($class, $world, %opt) = @_;
@@ -41,7 +43,8 @@ sub new
 
 	$self->{turn}{$_} = $opt{turn} || 0 foreach @kinds;
 
-	$self->{workload} = Torture::Workload->new($world, seed => $opt{seed});
+	$self->{workload} =
+	  Torture::Workload->new($world, seed => $opt{seed}, restarts => $opt{restarts});
 	return $self;
 }
 
@@ -128,9 +131,13 @@ sub kill_at_a_call
 
 	if (@$calls)
 	{
-		# the golden ratio goes through all of them, never close to where it was
+		# the golden ratio goes through all of them, never close to where it was; every other time
+		# through those that others can see the effect of
 		my $turn = ++$self->{turn}{$kind};
-		my $at = int(@$calls * ($turn * 0.618034 - int($turn * 0.618034)));
+		my @places = grep { $turn % 2 || $calls->[$_] =~ $effect } 0 .. $#$calls;
+
+		@places = (0 .. $#$calls) unless @places;
+		my $at = $places[ int(@places * ($turn * 0.618034 - int($turn * 0.618034))) ];
 		my $name = $calls->[$at];
 		my $when = grep { $_ eq $name } @$calls[ 0 .. $at ];
 

@@ -16,6 +16,8 @@ use warnings;
 use IO::Socket::INET;
 use Time::HiRes qw(time);
 
+use IotTest::Impersonator qw(packet string);
+
 my $count = 0;
 
 sub new
@@ -26,22 +28,6 @@ sub new
 		port => $opt{port}, id => "publisher-$$-" . ++$count, mid => 0,
 		sent => [], waiting => {}, out => '', in => '', retry_at => 0
 	}, $class;
-}
-
-# A packet of the protocol: first byte, then the length in groups of seven bits, then the body.
-sub packet
-{
-	my ($first, $body) = @_;
-	my ($length, $bytes) = (length $body, '');
-
-	do
-	{
-		my $digit = $length % 128;
-
-		$length = int($length / 128);
-		$bytes .= chr($digit | ($length ? 0x80 : 0));
-	} while ($length);
-	return chr($first) . $bytes . $body;
 }
 
 sub microseconds { return int(time() * 1_000_000); }
@@ -66,7 +52,7 @@ sub bytes_of
 	my ($message, $again) = @_;
 
 	return packet($again ? 0x3a : 0x32,
-		pack('n/a* n a*', $message->{topic}, $message->{mid}, $message->{payload}));
+		string($message->{topic}) . pack('n', $message->{mid}) . $message->{payload});
 }
 
 # Number of messages that the broker has not confirmed.
@@ -83,7 +69,7 @@ sub connect
 	$socket->blocking(0);
 	@$self{qw(socket in out ready)} = ($socket, '', '', 0);
 	# clean session, keep-alive off: a broker that was stopped for long is still ours
-	$self->{out} = packet(0x10, pack('n/a* C C n n/a*', 'MQTT', 4, 2, 0, $self->{id}));
+	$self->{out} = packet(0x10, string('MQTT') . pack('C C n', 4, 2, 0) . string($self->{id}));
 	return;
 }
 

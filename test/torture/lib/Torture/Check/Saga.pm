@@ -273,7 +273,7 @@ sub answers_counted
 		  && !grep { defined $_->{error} && $_->{error} eq $error } @answers;
 		$find->('I6', 'a command that failed at once was sent', $command, @{ $sim->{received} })
 		  if $command->{status} eq 'FAILED' && $sim->{received};
-		$find->('I6', 'late, though its device never answered', $command)
+		$find->('I6', 'late, though its device never answered', $command, map { @$_ } values %$sim)
 		  if $command->{late} eq 'true' && !@answers;
 	}
 	return;
