@@ -70,13 +70,17 @@ ask_users(PgArray *array, bool settled)
 	return pg_array_end(array);
 }
 
-/* Whether a live client wants the event at all. */
+/*
+ * Whether a live client wants the event at all.  What nobody has taken is wanted wherever the client
+ * stands: it may have passed the event by while it could not be told, and a position that a daemon
+ * gave who died before it wrote the delivery down looks the same.
+ */
 static bool
-wants(const Client *client, const PGresult *rows, int row, int64_t seq)
+wants(const Client *client, const PGresult *rows, int row, int64_t seq, bool pending)
 {
 	for (const Subscription *s = client->subscriptions; s != NULL; s = s->next)
 	{
-		if (seq > s->after_seq && feed_row_matches(s, rows, row))
+		if ((pending || seq > s->after_seq) && feed_row_matches(s, rows, row))
 			return true;
 	}
 	return false;
@@ -87,7 +91,8 @@ wants(const Client *client, const PGresult *rows, int row, int64_t seq)
  * exists only while there is anybody for it.
  */
 static void
-offer_row(const PGresult *rows, int row, void (*body) (Client *client, Message *message))
+offer_row(const PGresult *rows, int row, bool pending,
+		  void (*body) (Client *client, Message *message))
 {
 	const char *recipients = PQgetvalue(rows, row, COL_RECIPIENTS);
 	int64_t		seq = feed_int(rows, row, COL_SEQ);
@@ -107,7 +112,7 @@ offer_row(const PGresult *rows, int row, void (*body) (Client *client, Message *
 			 client = client->user_next)
 		{
 			if (client->state != CLIENT_READY || client->feed != FEED_LIVE ||
-				!wants(client, rows, row, seq))
+				!wants(client, rows, row, seq, pending))
 				continue;
 			if (message == NULL && (message = feed_row_message(rows, row)) == NULL)
 				return;
@@ -191,7 +196,7 @@ live_done(const PGresult *rows, void *arg)
 		for (int row = 1; row < PQntuples(rows); row++)
 		{
 			metrics.notifications++;
-			offer_row(rows, row, offer_live);
+			offer_row(rows, row, false, offer_live);
 		}
 		/* clients that left the live feed above stand at their own place */
 		if (scanned_to > feed.cursor)
@@ -242,7 +247,7 @@ sweep_done(const PGresult *rows, void *arg)
 		int64_t		scanned_to = feed_int(rows, 0, COL_SCANNED_TO);
 
 		for (int row = 1; row < PQntuples(rows); row++)
-			offer_row(rows, row, offer_again);
+			offer_row(rows, row, true, offer_again);
 		if (scanned_to >= feed.cursor)
 		{
 			feed.sweep_after = 0;

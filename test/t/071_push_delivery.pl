@@ -60,7 +60,8 @@ is_deeply(
 
 # live, to everybody who may view
 my $bert = ready('bert');
-$bert->subscribe(1, after_seq => $berts);
+$bert->subscribe(1);
+is($bert->event->{seq}, $berts, 'another is told what waited for him');
 my $carl = ready('carl');
 $carl->subscribe(1);
 my $start = time();

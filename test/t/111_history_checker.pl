@@ -117,7 +117,7 @@ tables('I3', 'a measured value that was overwritten',
 	'UPDATE iot.sensor_value AS v SET version = v.last_version - 1'
 	  . ' WHERE (v.device_id, v.parameter_id) = '
 	  . one("SELECT w.device_id, w.parameter_id FROM iot.sensor_value AS w"
-		  . " WHERE w.source = 'measurement' AND w.desired IS NULL"));
+		  . " WHERE w.source = 'measurement' AND w.version = w.last_version AND w.version > 1"));
 tables('I3', 'a refused value that stays',
 	'UPDATE iot.sensor_value AS v SET value = c.target_value, value_at = now(),'
 	  . " source = 'command', version = c.version FROM iot.command AS c"

@@ -172,6 +172,8 @@ sub no_gap
 			next;
 		}
 		$got{$seq} = $message;
+		# a daemon that died before it wrote down what it told leaves it to be told again
+		next if defined $connection->{after_seq} && $seq <= $connection->{after_seq};
 		$find->('I27', "$connection->{user} was told out of order", $last, $message)
 		  if $last && $seq < $last->{seq};
 		$last = $message if !$last || $seq > $last->{seq};
