@@ -12,6 +12,7 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 
 use IotTest;
+use IotTest::Contents qw(difference);
 
 my $from = $ENV{IOT_UPGRADE_FROM};
 my $from_stage = $ENV{IOT_UPGRADE_STAGE};
@@ -35,16 +36,6 @@ sub node
 			  . "dynamic_library_path = '$from_stage$old/lib:\$libdir'\n");
 	}
 	return $node;
-}
-
-# The lines that only one of two texts has.
-sub difference
-{
-	my %left = map { $_ => 1 } split /\n/, $_[0];
-	my %right = map { $_ => 1 } split /\n/, $_[1];
-
-	return join "\n", (map { "< $_" } grep { !$right{$_} } sort keys %left),
-	  (map { "> $_" } grep { !$left{$_} } sort keys %right);
 }
 
 my $old_node = node('old', $from ? (install_path => $from) : ());
