@@ -244,7 +244,8 @@ is_deeply([ map { (split / /, value($anna))[3] } 1 .. 1000 ], [ (13) x 1000 ], '
 
 # the database goes and comes back
 $anna->send({ op => 'unsubscribe', id => 2 });
-$anna->expect('unsubscribed');
+# a value that was on its way may come first
+1 while $anna->receive->{op} ne 'unsubscribed';
 live($anna, 5, devices => ['boiler-1'], parameters => ['temperature']);
 is(value($anna), '5 boiler-1 temperature 25', 'another subscription');
 $iot->node->restart('immediate');
