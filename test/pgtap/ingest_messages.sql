@@ -215,10 +215,13 @@ SELECT throws_ok($$SELECT iot_internal.ingest_messages('mqtt', '{a}', '{}', '{}'
 
 -- large batches are written as if they were all new
 SELECT iot.create_device('fast', '{temperature}') AS fast \gset
+-- one base for all calls: the clock goes on between them
+CREATE TEMP TABLE fast_base AS
+	SELECT (extract(epoch FROM date_trunc('second', now())) * 1000)::bigint - 10000 AS ms;
 CREATE FUNCTION many(first integer, last integer, step double precision DEFAULT 0) RETURNS jsonb LANGUAGE sql AS $$
 	SELECT counts(iot_internal.ingest_messages('mqtt', array_agg('iot/fast/telemetry'::text),
 		array_agg(format('{"ts":%s,"temperature":%s}',
-			(extract(epoch FROM date_trunc('second', now())) * 1000)::bigint - 10000 + n, n + step)::bytea ORDER BY n),
+			(SELECT b.ms FROM fast_base b) + n, n + step)::bytea ORDER BY n),
 		array_agg(false)) - 'messages')
 	FROM generate_series(first, last) n
 $$;
