@@ -251,7 +251,7 @@ storage_bytes()
 
 storage_bench_history()
 {
-	local series=$((BENCH_ROWS / 2000)) first=100 part done_series=0 upto
+	local series=$((BENCH_ROWS / 2000)) first=100 share done_series=0 upto
 	local week="'series-' || :n, 'level', now() - interval '7 days'"
 	local median p99 raw raw99 bytes packed
 
@@ -268,8 +268,8 @@ storage_bench_history()
 
 	storage_notes off
 	done_series=$first
-	for part in 8 4 2 1; do
-		upto=$((series / part))
+	for share in 8 4 2 1; do
+		upto=$((series / share))
 		say "$((upto * 2000)) measurements"
 		storage_load $((done_series + 1)) $upto
 		done_series=$upto
