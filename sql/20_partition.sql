@@ -56,9 +56,11 @@ BEGIN
 	EXECUTE format('ALTER TABLE %s ADD CONSTRAINT range_check CHECK (%s)', partition, range);
 	EXECUTE format('SELECT EXISTS (SELECT FROM %s WHERE %s)', fallback, range) INTO strays;
 	IF strays THEN
-		-- most of them beside the writers, what came meanwhile under the lock
+		-- most of them beside the writers, what came meanwhile under the locks; without the first a
+		-- writer who is already on the way to the DEFAULT partition would be refused there
 		EXECUTE format('WITH gone AS (DELETE FROM %s WHERE %s RETURNING *) '
 			'INSERT INTO %s SELECT * FROM gone', fallback, range, partition);
+		EXECUTE format('LOCK TABLE ONLY %s IN SHARE ROW EXCLUSIVE MODE', parent);
 		EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', fallback);
 		EXECUTE format('WITH gone AS (DELETE FROM %s WHERE %s RETURNING *) '
 			'INSERT INTO %s SELECT * FROM gone', fallback, range, partition);
