@@ -40,8 +40,8 @@ typedef struct Receiver
 	IotChannel	channel;
 	char		name[IOT_RECEIVER_NAME_SIZE];
 	IotBackoff	backoff;
-	TimestampTz held_until;		/* 0: not held */
-	TimestampTz used_at;
+	int64		held_until;		/* of the worker's clock, like the next; 0: not held */
+	int64		used_at;
 } Receiver;
 
 /* A row of webhook_take() or email_take(), in the caller's memory context. */
@@ -71,8 +71,8 @@ static int	receiver_count = 0;
 /* Outcomes that are not recorded yet.  With those under way never more than IOT_TRANSFER_MAX. */
 static IotTransferResult outcomes[IOT_TRANSFER_MAX];
 static int	outcome_count = 0;
-static TimestampTz record_after = 0;
-static TimestampTz looked_at = 0;
+static int64 record_after = 0;	/* of the worker's clock, like the next */
+static int64 looked_at = 0;
 
 static IotPlan recover = {"SELECT iot_internal.delivery_recover()", 0, {0}};
 static IotPlan take_webhooks = {
@@ -132,7 +132,7 @@ static void
 note_outcome(const IotTransferResult *result)
 {
 	Receiver   *receiver = find_receiver(result->channel, result->receiver);
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 
 	if (result->ok)
 	{
@@ -160,8 +160,7 @@ note_outcome(const IotTransferResult *result)
 	else if (now >= receiver->held_until)
 	{
 		/* of several that were under way together, the first counts */
-		receiver->held_until = TimestampTzPlusMilliseconds(now,
-														   iot_backoff_next(&receiver->backoff));
+		receiver->held_until = now + iot_backoff_next(&receiver->backoff);
 	}
 }
 
@@ -263,7 +262,7 @@ record_body(void *arg)
 static void
 record_outcomes(void)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 	int			delivered = 0;
 
 	if (outcome_count == 0 || now < record_after)
@@ -272,7 +271,7 @@ record_outcomes(void)
 	if (iot_try_xact("record deliveries", IOT_XACT_WHILE_PAUSED, record_body, NULL,
 					 NULL) != IOT_XACT_DONE)
 	{
-		record_after = TimestampTzPlusMilliseconds(now, RECORD_RETRY_MS);
+		record_after = now + RECORD_RETRY_MS;
 		return;
 	}
 	record_after = 0;
@@ -351,7 +350,7 @@ take_channel(TakeArgs *args, IotChannel channel)
 	const char *held[RECEIVERS_MAX];
 	int			busy_count = iot_transfer_under_way(channel, busy);
 	int			held_count = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 	Datum		values[4];
 	uint64		rows;
 
@@ -441,14 +440,13 @@ iot_delivery_turn(bool look_now)
 {
 	IotTransferResult results[IOT_TRANSFER_MAX];
 	int			ended = iot_transfer_turn(results);
-	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < ended; i++)
 		keep_outcome(&results[i]);
 	record_outcomes();
-	if (look_now || ended > 0 || TimestampDifferenceExceeds(looked_at, now, LOOK_INTERVAL_MS))
+	if (look_now || ended > 0 || iot_worker_passed(looked_at, LOOK_INTERVAL_MS))
 	{
-		looked_at = now;
+		looked_at = iot_worker_clock_ms();
 		start_due();
 		/* a transfer that could not start is an outcome as well */
 		record_outcomes();

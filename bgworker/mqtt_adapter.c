@@ -21,7 +21,6 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/timestamp.h"
 
 #include "bgworker/mqtt_command.h"
 #include "bgworker/mqtt_config.h"
@@ -364,7 +363,6 @@ log_attempt(const IotCommand *command)
 static void
 send_commands(void)
 {
-	TimestampTz now;
 	bool		more;
 	IotCommand **chosen;
 	int			count;
@@ -385,12 +383,10 @@ send_commands(void)
 	if (adapter.take_wanted)
 		adapter.taken_at = iot_worker_clock_ms();
 	adapter.take_wanted = more;
-	now = GetCurrentTimestamp();
 	for (int i = 0; i < count; i++)
 	{
 		IotCommand *command = chosen[i];
-		long		left_ms = TimestampDifferenceMilliseconds(now, command->deadline);
-		uint32		expiry_s = (uint32) Min(left_ms / 1000 + 1, 0x7fffffff);
+		uint32		expiry_s = (uint32) Min(iot_command_left_ms(command) / 1000 + 1, 0x7fffffff);
 		int			mid = 0;
 
 		switch (iot_link_publish(command->topic, command->payload, expiry_s, &mid))
@@ -473,6 +469,8 @@ iot_mqtt_adapter_main(Datum arg)
 		{
 			bool		stored;
 
+			if (iot_worker_clock_set_by() != 0)
+				iot_command_clock_set();
 			settle_session();
 			iot_link_turn();
 			gather();

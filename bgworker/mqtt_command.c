@@ -9,6 +9,9 @@
  * Of a sensor's commands the one with the lowest version has its turn; the others wait until that
  * one's end is recorded.  A command that was handed to a connection which broke before the broker
  * had it may be sent once more than its attempts allow, since that attempt reached nobody.
+ *
+ * A command's time is over when the system's clock says so or the worker's, which nobody sets:
+ * where the former is set back, nothing reaches a device later than it was allowed to.
  */
 #include "postgres.h"
 
@@ -181,13 +184,20 @@ set_due(IotCommand *command, int64 due_at)
 	pairingheap_add(due_heap, &command->due);
 }
 
+/* How much of its time a command has left, by whichever clock leaves it less; never below 0. */
+long
+iot_command_left_ms(const IotCommand *command)
+{
+	int64		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), command->deadline);
+
+	return Max(Min(left, command->ends_at - iot_worker_clock_ms()), 0);
+}
+
 /* When a command that is left alone for so long is due, its deadline at the latest. */
 static int64
 due_after(const IotCommand *command, int64 ms)
 {
-	long		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), command->deadline);
-
-	return iot_worker_clock_ms() + Min(ms, left);
+	return iot_worker_clock_ms() + Min(ms, iot_command_left_ms(command));
 }
 
 /*
@@ -211,6 +221,7 @@ iot_command_add(const IotCommand *row, bool resumed)
 	command->state = IOT_COMMAND_WAITING;
 	command->mid = 0;
 	command->accepted = command->ended = command->allowed = false;
+	command->ends_at = iot_worker_clock_ms() + (command->deadline - GetCurrentTimestamp()) / 1000 + 1;
 	sensor = sensor_of(&row->device_id, &row->parameter_id, HASH_ENTER, &found);
 	if (!found)
 	{
@@ -392,6 +403,21 @@ iot_command_link_up(void)
 	}
 }
 
+/* The system's clock was set: what is over by now is looked at at once, and gives its turn away. */
+void
+iot_command_clock_set(void)
+{
+	HASH_SEQ_STATUS scan;
+	IotCommand *command;
+
+	hash_seq_init(&scan, commands);
+	while ((command = hash_seq_search(&scan)) != NULL)
+	{
+		if (command->state == IOT_COMMAND_SENT && !command->ended)
+			set_due(command, Min(command->due_at, due_after(command, PG_INT32_MAX)));
+	}
+}
+
 /* Decides about commands that nobody answered in time: once more, or not answered at all. */
 void
 iot_command_look_at_due(bool link_up)
@@ -406,7 +432,7 @@ iot_command_look_at_due(bool link_up)
 			break;
 		if (command->ended)
 			set_due(command, now + 1000);	/* being recorded */
-		else if (GetCurrentTimestamp() >= command->deadline ||
+		else if (iot_command_left_ms(command) == 0 ||
 				 (command->attempts >= command->max_attempts && command->accepted))
 			end(command, false, IOT_TIMED_OUT);
 		else if (command->attempts >= command->max_attempts && link_up)

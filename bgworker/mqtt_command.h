@@ -51,6 +51,7 @@ typedef struct IotCommand
 	bool		accepted;		/* the broker has it */
 	bool		allowed;		/* its next attempt is committed */
 	bool		ended;			/* its end is among the results to be recorded */
+	int64		ends_at;		/* its deadline by the worker's clock, which nobody sets */
 	int64		due_at;			/* while SENT: to be looked at again, by the worker's clock */
 	dlist_node	link;			/* in the list of its state, or of its sensor */
 	pairingheap_node due;
@@ -80,6 +81,8 @@ extern void iot_command_unsendable(IotCommand *command);
 extern void iot_command_published(int mid, int reason);
 extern void iot_command_link_down(void);
 extern void iot_command_link_up(void);
+extern long iot_command_left_ms(const IotCommand *command);
+extern void iot_command_clock_set(void);
 extern void iot_command_look_at_due(bool link_up);
 extern IotCommand *iot_command_echoed(const IotIngestValue *value);
 extern int	iot_command_ends(const IotCommandEnd **ends);

@@ -44,6 +44,7 @@
 #define PUSH_DUE_MAX		100		/* push deliveries: each is a write for nobody who listens */
 #define RETRY_MS			1000	/* after a duty failed */
 #define EPOCH_INTERVAL_MS	1000
+#define CLOCK_MAX			1000	/* rows of each kind, in a transaction */
 #define MAINTAIN_LOOK_MS	5000
 #define TRIM_INTERVAL_MS	5000	/* dead letters */
 #define TRIM_MAX			5000	/* of them in a transaction */
@@ -74,6 +75,9 @@ typedef struct Notifier
 	bool		sweep_again;
 	int64		orphans_at;
 	int64		epoch_at;
+	bool		clock_set;		/* or may have been while no notifier ran */
+	int64		clock_set_by;	/* ms */
+	int64		clock_after;
 	int64		maintain_looked_at;
 	bool		maintaining;
 	int64		trimmed_at;
@@ -104,6 +108,9 @@ static IotPlan list_expired = {
 	"SELECT e.aggregateid, e.payload ->> 'device' FROM iot.event e"
 	" WHERE e.xid = pg_current_xact_id() AND e.type = 'adapter.value_set_error'",
 	0, {0}
+};
+static IotPlan clock_was_set = {
+	"SELECT iot_internal.clock_was_set($1 * interval '1 ms', $2)", 2, {INT8OID, INT4OID}
 };
 static IotPlan check_epoch = {"SELECT iot_internal.check_epoch()", 0, {0}};
 static IotPlan maintain_due = {
@@ -139,6 +146,24 @@ ask_body(void *arg)
 		elog(ERROR, "statement gave no answer: %s", question->plan->sql);
 	question->answer = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
 									 &question->isnull);
+}
+
+typedef struct ClockSet
+{
+	int64		set_by;			/* ms; 0: not known to have been set */
+	bool		more;			/* than fit into one transaction */
+} ClockSet;
+
+static void
+clock_body(void *arg)
+{
+	ClockSet   *job = arg;
+	Datum		values[] = {Int64GetDatum(job->set_by), Int32GetDatum(CLOCK_MAX)};
+	bool		isnull;
+
+	iot_plan_execute(&clock_was_set, values, NULL);
+	job->more = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
+										   &isnull));
 }
 
 /* For answers that are passed by value; false where there was none. */
@@ -360,6 +385,34 @@ look_at_epoch(Notifier *notifier)
 	(void) ask("check the epoch", IOT_XACT_WHILE_PAUSED, &check_epoch, (Datum) 0, &answer);
 }
 
+/*
+ * Puts rows right that were written by a clock which has been set since, before anything is judged by
+ * them; once at the start, too, since nobody may have been there to see it.
+ */
+static void
+follow_clock(Notifier *notifier)
+{
+	int64		set_by = iot_worker_clock_set_by();
+	ClockSet	job = {0};
+
+	if (set_by != 0)
+		ereport(LOG,
+				(errmsg("the system's clock was set %s by %lld s", set_by < 0 ? "back" : "forward",
+						(long long) (set_by < 0 ? -set_by : set_by) / 1000)));
+	notifier->clock_set |= set_by != 0;
+	notifier->clock_set_by += set_by;
+	if (!notifier->clock_set || iot_worker_clock_ms() < notifier->clock_after)
+		return;
+	job.set_by = notifier->clock_set_by;
+	if (iot_try_xact("follow the clock", 0, clock_body, &job, NULL) != IOT_XACT_DONE)
+		notifier->clock_after = iot_worker_clock_ms() + RETRY_MS;
+	else if (!job.more)
+	{
+		notifier->clock_set = false;
+		notifier->clock_set_by = 0;
+	}
+}
+
 /* A step of maintenance a turn, where nobody else has seen to it for an hour. */
 static void
 maintain(Notifier *notifier)
@@ -424,7 +477,8 @@ next_wakeup_ms(const Notifier *notifier)
 	long		transfers = iot_delivery_timeout_ms();
 
 	if (notifier->backlog || notifier->sweep_again || notifier->maintaining ||
-		notifier->trim_again || notifier->rolling_up)
+		notifier->trim_again || notifier->rolling_up ||
+		(notifier->clock_set && iot_worker_passed(notifier->clock_after, 0)))
 		return 0;
 	return transfers >= 0 ? Min(timeout, transfers) : timeout;
 }
@@ -453,7 +507,7 @@ rest(Notifier *notifier)
 void
 iot_notifier_main(Datum arg)
 {
-	Notifier	notifier = {.window = WINDOW_MAX};
+	Notifier	notifier = {.window = WINDOW_MAX, .clock_set = true};
 	IotWorkerKey key = {.kind = IOT_WORKER_NOTIFIER, .database = DatumGetObjectId(arg)};
 
 	iot_worker_start(&key, "notifier");
@@ -466,6 +520,7 @@ iot_notifier_main(Datum arg)
 		iot_worker_check_interrupts();
 
 		look_at_epoch(&notifier);
+		follow_clock(&notifier);
 		notify_of_events(&notifier);
 		send_hint(&notifier);
 		iot_delivery_start();

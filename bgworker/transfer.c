@@ -22,15 +22,15 @@
 
 #include "miscadmin.h"
 #include "storage/fd.h"
-#include "utils/timestamp.h"
 
 #include "bgworker/transfer.h"
+#include "bgworker/worker.h"
 
 static CURLM *multi = NULL;
 static int	epoll_fd = -1;
 static IotTransfer transfers[IOT_TRANSFER_MAX];
 static int	under_way = 0;
-static TimestampTz wakeup_at = 0;	/* when libcurl wants to be called; 0: never */
+static int64 wakeup_at = 0;		/* when libcurl wants to be called, by the worker's clock; 0: never */
 
 static void
 block_signals(sigset_t *saved)
@@ -72,8 +72,7 @@ watch_socket(CURL *easy, curl_socket_t socket, int what, void *userp, void *sock
 static int
 set_timer(CURLM *handle, long timeout_ms, void *userp)
 {
-	wakeup_at = timeout_ms < 0 ? 0 :
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	wakeup_at = timeout_ms < 0 ? 0 : iot_worker_clock_ms() + timeout_ms;
 	return 0;
 }
 
@@ -206,7 +205,7 @@ iot_transfer_begin(IotTransfer *transfer, bool ok)
 		release(transfer);
 		return false;
 	}
-	transfer->deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), transfer->timeout_ms);
+	transfer->deadline = iot_worker_clock_ms() + transfer->timeout_ms;
 	under_way++;
 	return true;
 }
@@ -244,7 +243,7 @@ static int
 turn_dialogs(IotTransferResult *results)
 {
 	int			ended = 0;
-	TimestampTz now = GetCurrentTimestamp();
+	int64		now = iot_worker_clock_ms();
 
 	for (int i = 0; i < IOT_TRANSFER_MAX; i++)
 	{
@@ -315,7 +314,7 @@ iot_transfer_turn(IotTransferResult *results)
 			what |= CURL_CSELECT_ERR;
 		(void) curl_multi_socket_action(multi, events[i].data.fd, what, &running);
 	}
-	if (wakeup_at != 0 && GetCurrentTimestamp() >= wakeup_at)
+	if (wakeup_at != 0 && iot_worker_clock_ms() >= wakeup_at)
 	{
 		wakeup_at = 0;
 		(void) curl_multi_socket_action(multi, CURL_SOCKET_TIMEOUT, 0, &running);
@@ -372,7 +371,7 @@ iot_transfer_socket(void)
 long
 iot_transfer_timeout_ms(void)
 {
-	TimestampTz first = wakeup_at;
+	int64		first = wakeup_at;
 
 	if (under_way == 0)
 		return -1;
@@ -382,5 +381,5 @@ iot_transfer_timeout_ms(void)
 			(first == 0 || transfers[i].deadline < first))
 			first = transfers[i].deadline;
 	}
-	return first == 0 ? -1 : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), first);
+	return first == 0 ? -1 : Max(first - iot_worker_clock_ms(), 0);
 }

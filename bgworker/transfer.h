@@ -7,8 +7,6 @@
 
 #include <curl/curl.h>
 
-#include "datatype/timestamp.h"
-
 typedef enum IotChannel
 {
 	IOT_CHANNEL_WEBHOOK, IOT_CHANNEL_EMAIL
@@ -63,7 +61,8 @@ struct IotTransfer
 	IotTransferDialog dialog;	/* NULL: libcurl does it all */
 	curl_socket_t socket;		/* while it goes on, else CURL_SOCKET_BAD */
 	int			timeout_ms;
-	TimestampTz deadline;		/* of all of it; libcurl keeps it itself until the dialog begins */
+	int64		deadline;		/* of all of it, by the worker's clock; libcurl keeps it itself until
+								 * the dialog begins */
 	const struct curl_slist *next;	/* what to say after this */
 	const char *out;			/* what is being said, and how much of it is left */
 	size_t		out_left;

@@ -51,6 +51,8 @@ PG_MODULE_MAGIC;
 #define IDLE_REMINDER_MS		60000	/* how often an idle worker says why */
 #define ERROR_REMINDER_MS		10000	/* how often the same error is logged */
 #define STAT_FLUSH_MS			500
+#define CLOCK_SET_MS			1000	/* what moves it less is a correction, and no setting */
+#define CLOCK_READ_MS			100
 
 static char subject[NAMEDATALEN * 3];
 static const char *idle_reason = NULL;
@@ -96,6 +98,27 @@ bool
 iot_worker_passed(int64 since, int64 ms)
 {
 	return since == 0 || iot_worker_clock_ms() - since >= ms;
+}
+
+/*
+ * By how many milliseconds the system's clock was set since this was asked last, less than 0 where it
+ * was set back; 0 where it was not.  Told by how far it moved away from the clock that nobody sets.
+ */
+int64
+iot_worker_clock_set_by(void)
+{
+	static bool known = false;
+	static int64 offset = 0;
+	int64		before = iot_worker_clock_ms();
+	int64		apart = GetCurrentTimestamp() / 1000 - before;
+	int64		set_by = known ? apart - offset : 0;
+
+	/* whoever was held up between the two does not know how far they are apart */
+	if (iot_worker_passed(before, CLOCK_READ_MS))
+		return 0;
+	known = true;
+	offset = apart;
+	return set_by > -CLOCK_SET_MS && set_by < CLOCK_SET_MS ? 0 : set_by;
 }
 
 static void

@@ -40,6 +40,7 @@ extern void iot_worker_adapter_names(const char *adapter, int number,
 									 char title[IOT_WORKER_NAME_SIZE]);
 extern int64 iot_worker_clock_ms(void);
 extern bool iot_worker_passed(int64 since, int64 ms);
+extern int64 iot_worker_clock_set_by(void);
 extern void iot_worker_check_interrupts(void);
 extern uint32 iot_worker_wait(uint32 socket_events, pgsocket socket, long timeout_ms);
 extern void iot_worker_subject(const char *subject);

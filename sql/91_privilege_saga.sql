@@ -26,5 +26,6 @@ GRANT EXECUTE ON FUNCTION
 	iot_internal.adapter_in_flight(uuid),
 	iot_internal.adapter_attempt(uuid[], uuid[]),
 	iot_internal.adapter_result(text[], uuid[], boolean[], text[]),
-	iot_internal.expire_commands(integer)
+	iot_internal.expire_commands(integer),
+	iot_internal.clock_was_set(interval, integer)
 	TO iot_worker;

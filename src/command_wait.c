@@ -14,6 +14,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -197,13 +198,21 @@ check_workers(const Carrier *carrier)
  * gone by.
  */
 static long
-next_delay_ms(TimestampTz started_at, TimestampTz now, TimestampTz until)
+next_delay_ms(int64 waited_ms, int64 timeout_ms)
 {
-	long		delay = Min(Max(TimestampDifferenceMilliseconds(started_at, now) / 50, 1), 100);
+	int64		delay = Min(Max(waited_ms / 50, 1), 100);
 
-	if (until != DT_NOEND)
-		delay = Min(delay, Max(TimestampDifferenceMilliseconds(now, until), 1));
-	return delay;
+	return Min(delay, Max(timeout_ms - waited_ms, 1));
+}
+
+/* Milliseconds of a clock that nobody sets. */
+static int64
+steady_ms(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MILLISEC(now);
 }
 
 /*
@@ -214,8 +223,8 @@ next_delay_ms(TimestampTz started_at, TimestampTz now, TimestampTz until)
 Datum
 iot_wait_for_command(PG_FUNCTION_ARGS)
 {
-	TimestampTz started_at = GetCurrentTimestamp();
-	TimestampTz until = DT_NOEND;
+	int64		began = steady_ms();
+	int64		timeout_ms = PG_INT64_MAX;
 	const pg_uuid_t *command_id;
 	Carrier		carrier = {0};
 	MemoryContext caller_context = CurrentMemoryContext;
@@ -227,15 +236,20 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 				 errmsg("command_id must not be null")));
 	command_id = PG_GETARG_UUID_P(0);
 	if (!PG_ARGISNULL(1))
-		until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-														TimestampTzGetDatum(started_at),
-														PG_GETARG_DATUM(1)));
+	{
+		TimestampTz now = GetCurrentTimestamp();
+		TimestampTz until = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+																	TimestampTzGetDatum(now),
+																	PG_GETARG_DATUM(1)));
+
+		timeout_ms = (until - now) / 1000;
+	}
 	SPI_connect();
 	open_command(command_id, &carrier);
 	for (;;)
 	{
 		char	   *status;
-		TimestampTz now;
+		int64		waited_ms;
 
 		CHECK_FOR_INTERRUPTS();
 		status = current_status(command_id);
@@ -248,8 +262,8 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 			break;
 		}
 		check_workers(&carrier);
-		now = GetCurrentTimestamp();
-		if (now >= until)
+		waited_ms = steady_ms() - began;
+		if (waited_ms >= timeout_ms)
 		{
 			char		text[IOT_UUID_TEXT_SIZE];
 
@@ -266,7 +280,7 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 		pfree(status);
 		SPI_freetuptable(SPI_tuptable);
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 next_delay_ms(started_at, now, until), PG_WAIT_EXTENSION);
+						 next_delay_ms(waited_ms, timeout_ms), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 	}
 	SPI_finish();

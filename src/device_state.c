@@ -152,13 +152,16 @@ silence_due(const IotDevice *device, TimestampTz heard_at, Datum *due)
 	return true;
 }
 
+/* Also where it was written by a clock that was set back since. */
 static bool
 seen_is_due(const IotDeviceTouch *touch)
 {
-	return touch->seen_at >=
-		TimestampTzPlusMilliseconds(touch->device->seen_written,
-									touch->device->offline_after != 0
-									? SILENCE_SEEN_INTERVAL_MS : SEEN_INTERVAL_MS);
+	int			interval = touch->device->offline_after != 0 ?
+		SILENCE_SEEN_INTERVAL_MS : SEEN_INTERVAL_MS;
+	TimestampTz written = touch->device->seen_written;
+
+	return touch->seen_at >= TimestampTzPlusMilliseconds(written, interval) ||
+		touch->seen_at < TimestampTzPlusMilliseconds(written, -interval);
 }
 
 static TimestampTz
