@@ -92,6 +92,14 @@ set_lost(const char *fmt,...)
 		conn.reason[length - 1] = '\0';
 }
 
+/* The library's own words for an error of its own; it has none for this one. */
+static const char *
+error_text(int rc)
+{
+	return rc == MOSQ_ERR_KEEPALIVE ? "no answer within the keepalive time" :
+		mosquitto_strerror(rc);
+}
+
 static void
 on_connect(struct mosquitto *mosq, void *arg, int reason, int flags,
 		   const mosquitto_property *properties)
@@ -108,7 +116,7 @@ static void
 on_disconnect(struct mosquitto *mosq, void *arg, int rc, const mosquitto_property *properties)
 {
 	conn.progress++;
-	set_lost("%s", rc < 0x80 ? mosquitto_strerror(rc) : mosquitto_reason_string(rc));
+	set_lost("%s", rc < 0x80 ? error_text(rc) : mosquitto_reason_string(rc));
 }
 
 static void
@@ -385,8 +393,7 @@ note_error(int rc)
 {
 	if (rc == MOSQ_ERR_SUCCESS || rc == MOSQ_ERR_CONN_PENDING)
 		return;
-	set_lost("%s", rc == MOSQ_ERR_ERRNO && errno != 0 ? strerror(errno) :
-			 mosquitto_strerror(rc));
+	set_lost("%s", rc == MOSQ_ERR_ERRNO && errno != 0 ? strerror(errno) : error_text(rc));
 }
 
 static void

@@ -290,7 +290,7 @@ DECLARE
 BEGIN
 	IF key = ANY (ARRAY['processes', 'keepalive', 'qos', 'batch_size', 'batch_time', 'max_in_flight',
 			'register_limit']) THEN
-		low := CASE WHEN key = 'keepalive' THEN 60 WHEN key = 'qos' OR key = 'batch_time' THEN 0 ELSE 1 END;
+		low := CASE WHEN key = 'keepalive' THEN 10 WHEN key = 'qos' OR key = 'batch_time' THEN 0 ELSE 1 END;
 		high := CASE key WHEN 'processes' THEN 16 WHEN 'keepalive' THEN 3600 WHEN 'qos' THEN 1
 			WHEN 'register_limit' THEN 1000000 ELSE 10000 END;
 		IF jsonb_typeof(option) <> 'number' OR option::text !~ '^[0-9]{1,7}$'

@@ -148,7 +148,7 @@ SELECT lives_ok(format('UPDATE iot.adapter SET url = %L', u), format('url %s', u
 	FROM unnest(ARRAY['mqtt://h', 'mqtt://10.0.0.1:1883', 'mqtts://broker.example.org:8883/',
 		'mqtt://[::1]:1883']) u;
 SELECT throws_ok(format('UPDATE iot.adapter SET options = %L', o), '22023', NULL, format('options %s', o))
-	FROM unnest(ARRAY['[]', '5', '{"foo": 1}', '{"password": "x"}', '{"keepalive": 59}',
+	FROM unnest(ARRAY['[]', '5', '{"foo": 1}', '{"password": "x"}', '{"keepalive": 9}',
 		'{"keepalive": 3601}', '{"keepalive": "60"}', '{"keepalive": 60.5}', '{"qos": 2}',
 		'{"batch_size": 0}', '{"batch_size": 10001}', '{"max_in_flight": -1}', '{"protocol": 5}',
 		'{"protocol": "4"}', '{"ca_file": "x"}', '{"ca_file": "/x"}', '{"username": ""}',
@@ -166,7 +166,7 @@ SELECT throws_ok($$UPDATE iot.adapter SET options = '{"username": "u", "password
 	'42704', 'secret "broker" does not exist');
 INSERT INTO iot.secret (name, value) VALUES ('broker', 'pw'), ('free', 'x');
 SELECT lives_ok($$UPDATE iot.adapter SET url = 'mqtts://h', options = '{"username": "u",
-	"password_secret": "broker", "client_id": "c", "keepalive": 60, "qos": 0, "batch_size": 10000,
+	"password_secret": "broker", "client_id": "c", "keepalive": 10, "qos": 0, "batch_size": 10000,
 	"max_in_flight": 1, "protocol": "3.1.1", "ca_file": "/ca", "cert_file": "/c", "key_file": "/k",
 	"processes": 16, "batch_time": 0, "topics": ["plant/+/telemetry", "a/#", "#"],
 	"register_group": "default", "register_type": "default", "register_limit": 5}'$$,

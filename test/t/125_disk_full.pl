@@ -68,22 +68,6 @@ sub count_of { return $iot->psql("SELECT count(*) FROM iot.$_[0]"); }
 
 sub published { my $count = () = $sim->telemetry('published'); return $count; }
 
-# Stored in the end: all that the broker had confirmed.
-sub all_stored
-{
-	my ($what) = @_;
-	my %acked = map { $_ => 1 } $sim->telemetry('acked');
-
-	$iot->psql("CREATE TABLE IF NOT EXISTS public.acked (device text, ms bigint);\n"
-		  . "TRUNCATE public.acked;\nCOPY public.acked FROM STDIN;\n"
-		  . join('', map { "$_\n" } sort keys %acked) . "\\.\n");
-	$iot->poll('SELECT count(*) = 0 FROM public.acked a WHERE NOT EXISTS (SELECT FROM iot.measurement m'
-		  . ' JOIN iot.device d USING (device_id) WHERE d.name = a.device'
-		  . ' AND m.ts = to_timestamp(a.ms / 1000.0))', timeout => 90);
-	pass($what . ' (' . keys(%acked) . ' messages)');
-	return;
-}
-
 $iot->poll('SELECT count(*) > 100 FROM iot.measurement');
 my $adapter = worker_pid('mqtt adapter');
 my $log = $iot->log_size;
@@ -102,7 +86,7 @@ is(count_of('dead_letter'), '0', 'no message is blamed');
 is($iot->psql('SELECT 1'), '1', 'others go on');
 $tracer->stop;
 $iot->wait_for_log(qr/the database takes messages again/, $log);
-all_stored('I10: with room again, what was given back is stored');
+$iot->all_stored($sim, 'I10: with room again, what was given back is stored');
 is(worker_pid('mqtt adapter'), $adapter, 'by the same process');
 is($iot->psql('SELECT count(*) FROM iot.dead_letter'), '0', 'and nothing as a dead letter');
 
@@ -118,7 +102,7 @@ $iot->poll("SELECT count(*) = 1 FROM iot_internal.worker_slots() WHERE kind = 'm
 @lines = grep { /PANIC/ } split /\n/, $iot->log_content($log);
 is(scalar(@lines), 1, 'no room for the WAL: one restart, and no loop of them');
 $sim->stop;
-all_stored('I10, I33: and nothing is lost by it');
+$iot->all_stored($sim, 'I10, I33: and nothing is lost by it');
 is($iot->psql('SELECT count(*) - count(DISTINCT (device_id, parameter_id, ts)) FROM iot.measurement'),
 	'0', 'I11: nor stored twice');
 

@@ -408,6 +408,22 @@ sub wait_for_command
 	return ($self->rows('SELECT * FROM iot.command WHERE command_id = ' . literal($id)))[0];
 }
 
+# Waits until all that the broker has confirmed to the simulator's devices is stored, and says so.
+sub all_stored
+{
+	my ($self, $sim, $what) = @_;
+	my %acked = map { $_ => 1 } $sim->telemetry('acked');
+
+	$self->psql("CREATE TABLE IF NOT EXISTS public.acked (device text, ms bigint);\n"
+		  . "TRUNCATE public.acked;\nCOPY public.acked FROM STDIN;\n"
+		  . join('', map { "$_\n" } sort keys %acked) . "\\.\n");
+	$self->poll('SELECT count(*) = 0 FROM public.acked a WHERE NOT EXISTS (SELECT FROM iot.measurement m'
+		  . ' JOIN iot.device d USING (device_id) WHERE d.name = a.device'
+		  . ' AND m.ts = to_timestamp(a.ms / 1000.0))', timeout => 90);
+	pass($what . ' (' . keys(%acked) . ' messages)');
+	return;
+}
+
 # A value as an SQL literal.
 sub literal
 {
