@@ -159,7 +159,8 @@ filter_array(IotMqttConfig *config, HeapTuple row, TupleDesc desc, int column, i
 		IotTopicTemplate parsed;
 		char		filter[IOT_TOPIC_MAX + 1];
 
-		if (!iot_topic_template_parse(templates[i], strlen(templates[i]), &parsed, NULL) ||
+		if (!iot_topic_template_parse(templates[i], strlen(templates[i]), IOT_TOPIC_MAY_ALL, &parsed,
+									  NULL) ||
 			iot_topic_template_filter(&parsed, filter, sizeof(filter)) >= sizeof(filter))
 			set_error(config, "topic \"%.100s\" cannot be subscribed to", templates[i]);
 		else

@@ -8,7 +8,7 @@
 
 CREATE OR REPLACE FUNCTION iot_internal.command_payload(
 	template text, command_id uuid, device text, parameter text, value double precision,
-	version bigint, labels jsonb) RETURNS text
+	version bigint, labels jsonb, scale double precision, shift double precision) RETURNS text
 LANGUAGE c IMMUTABLE PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'iot_command_payload';
 

@@ -290,9 +290,10 @@ LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT enabled AND (valid_until IS NULL OR valid_until > clock_timestamp())
 $function$;
 
+-- The topic, or the filter of topics where several are the device's own.
 CREATE OR REPLACE FUNCTION iot_internal.topic_of_device(template text, device text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT replace(template, '{device}', device)
+	SELECT replace(replace(template, '{device}', device), '{parameter}', '+')
 $function$;
 
 -- What keeps a device out, for iot.check().

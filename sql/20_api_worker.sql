@@ -73,12 +73,14 @@ AS $function$
 		o ->> 'device_credentials', iot_internal.adapter_processes(o), o ->> 'register_group',
 		CASE WHEN o ? 'topics'
 			THEN ARRAY(SELECT t.topic FROM pg_catalog.jsonb_array_elements_text(o -> 'topics') AS t (topic)) END,
-		(SELECT pg_catalog.array_agg(DISTINCT dt.telemetry_topic)
-			FROM iot.device_type dt WHERE dt.ack_mode <> 'echo'),
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
 			FROM iot.device_type dt CROSS JOIN LATERAL
-				(VALUES (CASE dt.ack_mode WHEN 'echo' THEN dt.telemetry_topic END), (dt.ack_topic)) AS x (topic)
-			WHERE x.topic IS NOT NULL),
+				pg_catalog.unnest(dt.telemetry_topic || dt.more_telemetry_topics) AS x (topic)
+			WHERE dt.ack_mode <> 'echo'),
+		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
+			FROM iot.device_type dt CROSS JOIN LATERAL
+				pg_catalog.unnest(CASE dt.ack_mode WHEN 'echo' THEN dt.telemetry_topic || dt.more_telemetry_topics END
+					|| dt.ack_topic) AS x (topic)),
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
 			FROM iot.device_type dt CROSS JOIN LATERAL
 				(VALUES (dt.attributes_topic), (dt.status_topic)) AS x (topic)),

@@ -59,7 +59,8 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.dynsec_acls(device_id uuid) RETURNS text[]
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT array_agg(a.rule ORDER BY a.rule COLLATE "C") FROM (
-		SELECT format('%s true 1 %s', k.type, t.topic) AS rule
+		SELECT format('%s true 1 %s', CASE WHEN k.type = 'subscribeLiteral' AND t.topic LIKE '%+%'
+			THEN 'subscribePattern' ELSE k.type END, t.topic) AS rule
 		FROM iot.device_topic t
 			JOIN (VALUES ('publish', 'publishClientSend'), ('subscribe', 'publishClientReceive'),
 				('subscribe', 'subscribeLiteral')) AS k (action, type) ON k.action = t.action

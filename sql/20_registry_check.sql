@@ -1,7 +1,8 @@
 -- Everything that is written to the registry is judged when it is written: a typing error is told to
 -- who makes it, not to who wonders next week why a device is silent.
 
-CREATE OR REPLACE FUNCTION iot_internal.topic_template_error(template text) RETURNS text
+CREATE OR REPLACE FUNCTION iot_internal.topic_template_error(template text, column_name text)
+RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_topic_template_error_sql';
 
 CREATE OR REPLACE FUNCTION iot_internal.topic_filter_error(filter text) RETURNS text
@@ -9,6 +10,9 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_topic_filte
 
 CREATE OR REPLACE FUNCTION iot_internal.command_template_unknown(template text) RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_command_template_unknown_sql';
+
+CREATE OR REPLACE FUNCTION iot_internal.path_error(path text) RETURNS text
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_path_error_sql';
 
 CREATE OR REPLACE FUNCTION iot_internal.check_name(what text, name text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
@@ -205,14 +209,19 @@ BEGIN
 		SELECT t.key, t.template, min(t.key) OVER same AS first, max(t.key) OVER same AS last
 		FROM (VALUES ('telemetry_topic', NEW.telemetry_topic),
 			('attributes_topic', NEW.attributes_topic), ('status_topic', NEW.status_topic),
-			('command_topic', NEW.command_topic), ('ack_topic', NEW.ack_topic))
+			('command_topic', NEW.command_topic), ('ack_topic', NEW.ack_topic)
+			UNION ALL SELECT 'more_telemetry_topics', coalesce(m.template, '')
+				FROM unnest(NEW.more_telemetry_topics) AS m (template))
 			AS t (key, template)
 		WINDOW same AS (PARTITION BY t.template) LOOP
-		error := iot_internal.topic_template_error(topic.template);
+		error := iot_internal.topic_template_error(topic.template, topic.key);
 		IF error IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('invalid %s of %s: %s', topic.key, what, error),
-				HINT = 'A topic template has {device} once, as a whole level, and no wildcards: "iot/{device}/telemetry".';
+				HINT = CASE
+					WHEN topic.key LIKE '%telemetry%' THEN 'It has {device} once, as a whole level, and may have {parameter} once, and "+" for levels that do not matter: "home/+/{device}/{parameter}".'
+					WHEN topic.key = 'command_topic' THEN 'It has {device} once, as a whole level, may have {parameter} once, and has no wildcards: "cmnd/{device}/{parameter}".'
+					ELSE 'It has {device} once, as a whole level, and may have "+" for levels that do not matter: "iot/{device}/status".' END;
 		END IF;
 		IF topic.first <> topic.last THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -220,6 +229,71 @@ BEGIN
 				HINT = 'What a message means is told by its topic alone.';
 		END IF;
 	END LOOP;
+	IF cardinality(NEW.more_telemetry_topics) > 16 THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('more_telemetry_topics of %s are more than 16', what),
+			HINT = 'Each costs a look at every message; "+" and {parameter} cover many topics.';
+	END IF;
+	PERFORM iot_internal.check_path('status_path', what, NEW.status_path);
+	PERFORM iot_internal.check_status_words(what, NEW.online_word, NEW.offline_word);
+	IF NEW.command_template IS NOT NULL THEN
+		PERFORM iot_internal.check_command_template(what, NEW.command_template);
+	END IF;
+	RETURN NEW;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_path(key text, what text, path text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	error text := iot_internal.path_error(path);
+BEGIN
+	IF error IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid %s of %s: %s', key, what, error),
+			HINT = 'Write "$.AM2301.Temperature", "$[''a key''][0]", or "$.*.Humidity" for the first member that has it; "$" is the message itself.';
+	END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_status_words(what text, online_word text, offline_word text)
+RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF online_word !~ '^[^[:cntrl:]]{1,64}$' OR offline_word !~ '^[^[:cntrl:]]{1,64}$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('online_word or offline_word of %s is not a word of 1 to 64 characters', what),
+			HINT = 'Leave them NULL for "online" and "offline".';
+	END IF;
+	IF lower(coalesce(online_word, 'online')) = lower(coalesce(offline_word, 'offline')) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('online_word and offline_word of %s are the same', what),
+			HINT = 'Upper and lower case make no difference.';
+	END IF;
+END
+$function$;
+
+CREATE OR REPLACE FUNCTION iot_internal.check_device_type_mapping() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	what text;
+BEGIN
+	SELECT format('parameter "%s" of device type "%s"', p.name, t.name) INTO what
+		FROM iot.parameter p, iot.device_type t
+		WHERE p.parameter_id = NEW.parameter_id AND t.device_type_id = NEW.device_type_id;
+	PERFORM iot_internal.check_path('path', what, NEW.path);
+	IF NEW.name !~ '^[^/+#[:cntrl:]]{1,64}$' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid name of %s: "%s"', what, left(NEW.name, 100)),
+			HINT = 'It is what devices of the type call the parameter, as one level of a topic; NULL where that is its own name.';
+	END IF;
+	IF NEW.scale = ANY (ARRAY['NaN', 'Infinity', '-Infinity', 0]::double precision[])
+		OR NEW.shift = ANY (ARRAY['NaN', 'Infinity', '-Infinity']::double precision[]) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('scale and shift of %s must be finite, and scale not 0', what),
+			HINT = 'A value is what the device says, times scale, plus shift.';
+	END IF;
+	PERFORM iot_internal.check_labels(what, NEW.labels);
 	IF NEW.command_template IS NOT NULL THEN
 		PERFORM iot_internal.check_command_template(what, NEW.command_template);
 	END IF;
@@ -240,17 +314,17 @@ BEGIN
 	IF unknown IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('unknown placeholder %s in command_template of %s', unknown, what),
-			HINT = 'Known are {id}, {device}, {parameter}, {action}, {value}, {version} and {word}.';
+			HINT = 'Known are {id}, {device}, {parameter}, {action}, {value}, {version}, {word} and {json}.';
 	END IF;
 	-- what begins like JSON must be JSON once it is filled in
 	IF template ~ '^\s*([["]|\{(?![a-z][a-z0-9_]*\}))' THEN
 		BEGIN
-			PERFORM regexp_replace(regexp_replace(template, '\{(value|version)\}', '0', 'g'),
+			PERFORM regexp_replace(regexp_replace(template, '\{(value|version|json)\}', '0', 'g'),
 				'\{(id|device|parameter|action|word)\}', 'x', 'g')::jsonb;
 		EXCEPTION WHEN data_exception THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('command_template of %s would not give valid JSON', what),
-				HINT = 'Only {value} and {version} are numbers; put the others between quotation marks.';
+				HINT = 'Only {value} and {version} are numbers, and {json} is JSON by itself; put the others between quotation marks.';
 		END;
 	END IF;
 END

@@ -35,11 +35,15 @@ BEGIN
 		offline_after interval,
 		retention interval,
 		telemetry_topic text NOT NULL DEFAULT 'iot/{device}/telemetry',
+		more_telemetry_topics text[],
 		attributes_topic text NOT NULL DEFAULT 'iot/{device}/attributes',
 		status_topic text NOT NULL DEFAULT 'iot/{device}/status',
 		command_topic text NOT NULL DEFAULT 'iot/{device}/command',
 		ack_topic text NOT NULL DEFAULT 'iot/{device}/command/ack',
 		command_template text,
+		status_path text,
+		online_word text,
+		offline_word text,
 		created_at timestamptz NOT NULL DEFAULT now(),
 		CONSTRAINT device_type_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$'),
 		CONSTRAINT device_type_ack_mode_check CHECK (ack_mode IN ('device', 'echo', 'broker')),
@@ -53,6 +57,23 @@ BEGIN
 			CHECK (offline_after BETWEEN interval '1 s' AND interval '30 days'),
 		CONSTRAINT device_type_retention_check CHECK (retention >= interval '1 hour')
 	);
+	CREATE TABLE iot.device_type_mapping (
+		device_type_id uuid NOT NULL CONSTRAINT device_type_mapping_device_type_id_fkey
+			REFERENCES iot.device_type ON DELETE CASCADE,
+		parameter_id uuid NOT NULL
+			CONSTRAINT device_type_mapping_parameter_id_fkey REFERENCES iot.parameter,
+		path text NOT NULL DEFAULT '$',
+		name text,
+		scale double precision NOT NULL DEFAULT 1,
+		shift double precision NOT NULL DEFAULT 0,
+		labels jsonb,
+		command_template text,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT device_type_mapping_pkey PRIMARY KEY (device_type_id, parameter_id),
+		CONSTRAINT device_type_mapping_name_check CHECK (name ~ '^[^/+#[:cntrl:]]{1,64}$'),
+		CONSTRAINT device_type_mapping_scale_check CHECK (scale <> 0)
+	);
+	CREATE INDEX device_type_mapping_parameter_id_idx ON iot.device_type_mapping (parameter_id);
 	CREATE TABLE iot.adapter (
 		adapter_id uuid CONSTRAINT adapter_pkey PRIMARY KEY,
 		name text NOT NULL CONSTRAINT adapter_name_key UNIQUE,

@@ -58,7 +58,8 @@ BEGIN
 			'CASE scope WHEN ''group'' THEN device_group_id = ANY %s WHEN ''device'' THEN %s ELSE %s END',
 			viewed, in_viewed, known)),
 		iot_internal.make_policy('iot.parameter', 'known_user', 'SELECT', people, known),
-		iot_internal.make_policy('iot.device_type', 'known_user', 'SELECT', people, known);
+		iot_internal.make_policy('iot.device_type', 'known_user', 'SELECT', people, known),
+		iot_internal.make_policy('iot.device_type_mapping', 'known_user', 'SELECT', people, known);
 
 	-- one's own
 	PERFORM
@@ -80,7 +81,7 @@ BEGIN
 		iot_internal.make_policy('iot.user_group_member', 'own', 'SELECT', people,
 			'app_user_id IN (SELECT u.app_user_id FROM iot.app_user u WHERE u.username = ' || me || ')');
 	GRANT SELECT ON iot.device, iot.device_group, iot.command_batch, iot.alarm_rule, iot.parameter,
-		iot.device_type, iot.notification_read, iot.delivery, iot.notification, iot.app_user,
+		iot.device_type, iot.device_type_mapping, iot.notification_read, iot.delivery, iot.notification, iot.app_user,
 		iot.user_group, iot.user_group_member, iot.access_grant TO iot_viewer, iot_operator;
 	-- for views that show its name to administrators: no row passes
 	GRANT SELECT (adapter_id, name) ON iot.adapter TO iot_viewer, iot_operator;

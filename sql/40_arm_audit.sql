@@ -14,6 +14,7 @@ BEGIN
 					JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 				WHERE i.indrelid = t.name::regclass AND i.indisprimary) AS key_columns
 		FROM (VALUES ('iot.parameter', '{}'), ('iot.device_group', '{}'), ('iot.device_type', '{}'),
+			('iot.device_type_mapping', '{}'),
 			('iot.adapter', '{}'), ('iot.device', '{}'), ('iot.sensor', '{}'), ('iot.app_user', '{}'),
 			('iot.user_group', '{}'), ('iot.user_group_member', '{}'), ('iot.access_grant', '{}'),
 			('iot.secret', '{value}'), ('iot.retention', '{}'), ('iot.alarm_rule', '{}'),

@@ -11,16 +11,18 @@ BEGIN
 		AFTER DELETE OR UPDATE OF name, enabled, adapter_id, device_type_id ON iot.device
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.dynsec_changed();
 	CREATE OR REPLACE TRIGGER dynsec_changed
-		AFTER UPDATE OF telemetry_topic, attributes_topic, status_topic, command_topic, ack_topic
+		AFTER UPDATE OF telemetry_topic, more_telemetry_topics, attributes_topic, status_topic,
+			command_topic, ack_topic
 		ON iot.device_type
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.dynsec_changed();
 
 	CREATE OR REPLACE VIEW iot.device_topic AS
-		SELECT d.device_id, x.action, iot_internal.topic_of_device(x.template, d.name) AS topic
+		SELECT d.device_id, CASE WHEN x.place = 1 THEN 'subscribe' ELSE 'publish' END AS action,
+			iot_internal.topic_of_device(x.template, d.name) AS topic
 		FROM iot.device d JOIN iot.device_type t ON t.device_type_id = d.device_type_id
-			CROSS JOIN LATERAL (VALUES ('publish', t.telemetry_topic),
-				('publish', t.attributes_topic), ('publish', t.status_topic),
-				('publish', t.ack_topic), ('subscribe', t.command_topic)) AS x (action, template);
+			CROSS JOIN LATERAL unnest(ARRAY[t.command_topic, t.telemetry_topic, t.attributes_topic,
+				t.status_topic, t.ack_topic] || t.more_telemetry_topics)
+				WITH ORDINALITY AS x (template, place);
 	GRANT SELECT ON iot.device_topic TO iot_admin;
 	-- for a broker that asks the database: with the owner's rights, and for it alone
 	CREATE OR REPLACE VIEW iot.broker_authentication WITH (security_barrier) AS

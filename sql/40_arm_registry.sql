@@ -23,6 +23,9 @@ BEGIN
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_group();
 	CREATE OR REPLACE TRIGGER device_type_check BEFORE INSERT OR UPDATE ON iot.device_type
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_device_type();
+	CREATE OR REPLACE TRIGGER device_type_mapping_check BEFORE INSERT OR UPDATE
+		ON iot.device_type_mapping
+		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_device_type_mapping();
 	CREATE OR REPLACE TRIGGER adapter_check BEFORE INSERT OR UPDATE ON iot.adapter
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_adapter();
 	CREATE OR REPLACE TRIGGER app_user_check BEFORE INSERT OR UPDATE ON iot.app_user
@@ -32,13 +35,13 @@ BEGIN
 	CREATE OR REPLACE TRIGGER secret_check BEFORE INSERT OR UPDATE OR DELETE ON iot.secret
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_secret();
 
-	GRANT SELECT ON iot.parameter, iot.device_group, iot.device_type, iot.adapter, iot.device,
-		iot.sensor, iot.app_user, iot.user_group, iot.user_group_member, iot.access_grant
+	GRANT SELECT ON iot.parameter, iot.device_group, iot.device_type, iot.device_type_mapping,
+		iot.adapter, iot.device, iot.sensor, iot.app_user, iot.user_group, iot.user_group_member, iot.access_grant
 		TO iot_worker;
 	GRANT SELECT ON iot.secret TO iot_worker;
 	GRANT SELECT ON iot.adapter_session TO iot_admin;
 	GRANT SELECT, INSERT, UPDATE, DELETE ON iot.parameter, iot.device_group, iot.device_type,
-		iot.adapter, iot.device, iot.sensor, iot.app_user, iot.user_group, iot.user_group_member,
+		iot.device_type_mapping, iot.adapter, iot.device, iot.sensor, iot.app_user, iot.user_group, iot.user_group_member,
 		iot.access_grant TO iot_admin;
 	-- written, never read back
 	GRANT SELECT (name, created_at), INSERT, UPDATE, DELETE ON iot.secret TO iot_admin;
@@ -57,7 +60,26 @@ BEGIN
 	COMMENT ON COLUMN iot.device_type.offline_after IS
 		'silence after which a device is offline; NULL where silence means nothing';
 	COMMENT ON COLUMN iot.device_type.command_template IS
-		'payload with {id}, {device}, {parameter}, {action}, {value}, {version}, {word}; NULL: the usual one';
+		'payload with {id}, {device}, {parameter}, {action}, {value}, {version}, {word}, {json}; NULL: the usual one';
+	COMMENT ON COLUMN iot.device_type.more_telemetry_topics IS
+		'further topics where it reports values, in the same form';
+	COMMENT ON COLUMN iot.device_type.status_path IS
+		'where in a message on the status topic the word stands, such as $.state; NULL: online and offline in the usual places';
+	COMMENT ON COLUMN iot.device_type.online_word IS 'its word for online; NULL: online';
+	COMMENT ON COLUMN iot.device_type.offline_word IS 'its word for offline; NULL: offline';
+	COMMENT ON TABLE iot.device_type_mapping IS
+		'where the values of a parameter are in what devices of a type say; what such a type does not name is passed over';
+	COMMENT ON COLUMN iot.device_type_mapping.path IS
+		'place in the message, such as $.AM2301.Temperature; $ is the message itself';
+	COMMENT ON COLUMN iot.device_type_mapping.name IS
+		'what the devices call it, for {parameter} in topics and commands; NULL: the parameter''s own name';
+	COMMENT ON COLUMN iot.device_type_mapping.scale IS
+		'the value is what the device says, times scale, plus shift';
+	COMMENT ON COLUMN iot.device_type_mapping.shift IS 'added after scale';
+	COMMENT ON COLUMN iot.device_type_mapping.labels IS
+		'the devices'' words for numbers, in place of the sensor''s and the parameter''s';
+	COMMENT ON COLUMN iot.device_type_mapping.command_template IS
+		'payload of commands, in place of the device type''s';
 	COMMENT ON TABLE iot.adapter IS 'a way to devices; kind "mqtt" is built in';
 	COMMENT ON TABLE iot.adapter_session IS
 		'what the broker keeps for each process of an adapter: the filters of its session';

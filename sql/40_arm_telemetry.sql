@@ -10,8 +10,8 @@ BEGIN
 		REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT
 		EXECUTE FUNCTION iot_internal.measurement_inserted();
 
-	FOREACH relation IN ARRAY ARRAY['iot.device', 'iot.device_type', 'iot.parameter',
-			'iot.sensor', 'iot.retention']::regclass[] LOOP
+	FOREACH relation IN ARRAY ARRAY['iot.device', 'iot.device_type', 'iot.device_type_mapping',
+			'iot.parameter', 'iot.sensor', 'iot.retention']::regclass[] LOOP
 		EXECUTE format('CREATE OR REPLACE TRIGGER registry_changed'
 			' AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT'
 			' EXECUTE FUNCTION iot_internal.registry_changed()', relation);

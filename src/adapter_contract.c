@@ -51,14 +51,17 @@ static IotPlan read_approved = {
 	"c.device_id, c.command_id, d.name, c.parameter_id, p.name, c.target_value, c.version," \
 	" c.attempts, c.created_at, c.deadline, t.ack_mode," \
 	" (extract(epoch FROM t.ack_timeout) * 1000)::integer, t.max_attempts," \
-	" replace(t.command_topic, '{device}', d.name)," \
-	" iot_internal.command_payload(t.command_template, c.command_id, d.name, p.name," \
-	" c.target_value, c.version, coalesce(s.labels, p.labels))"
+	" replace(replace(t.command_topic, '{device}', d.name), '{parameter}', coalesce(m.name, p.name))," \
+	" iot_internal.command_payload(coalesce(m.command_template, t.command_template)," \
+	" c.command_id, d.name, coalesce(m.name, p.name), c.target_value, c.version," \
+	" coalesce(m.labels, s.labels, p.labels), m.scale, m.shift)"
 #define TAKE_JOINS \
 	" JOIN iot.device d ON d.device_id = c.device_id" \
 	" JOIN iot.device_type t ON t.device_type_id = d.device_type_id" \
 	" JOIN iot.parameter p ON p.parameter_id = c.parameter_id" \
-	" LEFT JOIN iot.sensor s ON s.device_id = c.device_id AND s.parameter_id = c.parameter_id"
+	" LEFT JOIN iot.sensor s ON s.device_id = c.device_id AND s.parameter_id = c.parameter_id" \
+	" LEFT JOIN iot.device_type_mapping m ON m.device_type_id = d.device_type_id" \
+	" AND m.parameter_id = c.parameter_id"
 
 /*
  * What is approved for a device that has to be awake is left alone until its sign of life, which is

@@ -8,12 +8,14 @@
 
 #include "common/shortest_dec.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
 #include "utils/uuid.h"
 
 #include "compat.h"
+#include "core/body.h"
 #include "core/template.h"
 #include "event.h"
 
@@ -27,7 +29,7 @@ typedef struct PayloadValues
 	char	   *parameter;
 	char		value[DOUBLE_SHORTEST_DECIMAL_LEN];
 	char	   *version;
-	char	   *word;			/* NULL: the value has no label */
+	char	   *word;			/* the number where the value has no label */
 } PayloadValues;
 
 static const char *
@@ -82,9 +84,35 @@ find_word(Jsonb *labels, double value)
 }
 
 /*
+ * The template with {json} put in terms of the others: a label goes between quotation marks, a
+ * number does not.
+ */
+static void
+expand_json(const char *template, size_t len, bool labelled, StringInfo out)
+{
+	const char *name;
+	size_t		name_len;
+	size_t		offset = 0;
+	size_t		copied = 0;
+
+	initStringInfo(out);
+	while (iot_template_next(template, len, &offset, &name, &name_len))
+	{
+		if (name_len != strlen("json") || memcmp(name, "json", name_len) != 0)
+			continue;
+		appendBinaryStringInfo(out, template + copied, (int) (name - 1 - (template + copied)));
+		appendStringInfoString(out, labelled ? "\"{word}\"" : "{value}");
+		copied = offset;
+	}
+	appendBinaryStringInfo(out, template + copied, (int) (len - copied));
+}
+
+/*
  * iot_internal.command_payload(template text, command_id uuid, device text, parameter text,
- * value double precision, version bigint, labels jsonb) returns text: what goes to the device.
- * A command on the wire is always a "set" of the resulting value, so that a repeat does no harm.
+ * value double precision, version bigint, labels jsonb, scale double precision,
+ * shift double precision) returns text: what goes to the device.  A command on the wire is always a
+ * "set" of the resulting value, so that a repeat does no harm.  A value without a label goes in the
+ * device's own measure.
  */
 Datum
 iot_command_payload(PG_FUNCTION_ARGS)
@@ -94,7 +122,10 @@ iot_command_payload(PG_FUNCTION_ARGS)
 	const char *template = standard;
 	size_t		template_len = sizeof(standard) - 1;
 	PayloadValues values = {0};
+	StringInfoData expanded;
 	IotTemplateMode mode;
+	bool		labelled;
+	double		value;
 	size_t		len;
 	char	   *out;
 
@@ -113,11 +144,19 @@ iot_command_payload(PG_FUNCTION_ARGS)
 	iot_uuid_text(PG_GETARG_UUID_P(1), values.id);
 	values.device = text_to_cstring(PG_GETARG_TEXT_PP(2));
 	values.parameter = text_to_cstring(PG_GETARG_TEXT_PP(3));
-	double_to_shortest_decimal_buf(PG_GETARG_FLOAT8(4), values.value);
+	value = iot_scale_to_device(PG_GETARG_FLOAT8(4), PG_ARGISNULL(7) ? 1 : PG_GETARG_FLOAT8(7),
+								PG_ARGISNULL(8) ? 0 : PG_GETARG_FLOAT8(8));
+	double_to_shortest_decimal_buf(value, values.value);
 	values.version = psprintf(INT64_FORMAT, PG_GETARG_INT64(5));
 	if (!PG_ARGISNULL(6) && JB_ROOT_IS_OBJECT(PG_GETARG_JSONB_P(6)))
 		values.word = find_word(PG_GETARG_JSONB_P(6), PG_GETARG_FLOAT8(4));
+	labelled = values.word != NULL;
+	if (!labelled)
+		values.word = values.value;
 
+	expand_json(template, template_len, labelled, &expanded);
+	template = expanded.data;
+	template_len = expanded.len;
 	mode = iot_template_is_json(template, template_len) ? IOT_TEMPLATE_JSON : IOT_TEMPLATE_TEXT;
 	len = iot_template_render(template, template_len, mode, payload_lookup, &values, NULL, 0);
 	out = palloc(len + 1);

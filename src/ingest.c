@@ -53,26 +53,27 @@ iot_batch_begin(IotBatch *batch, const char *adapter, const pg_uuid_t *adapter_i
 static void
 resolve_sender(const IotIngestMessage *message, IotSender *sender, List **names)
 {
-	const char *name;
-	size_t		len;
+	IotTopicMatch match;
 	IotTopicKind kind;
 	int			at = -1;
 
 	while ((at = iot_registry_topic_match(at + 1, message->topic, message->topic_len, &kind,
-										  &name, &len)) >= 0)
+										  &match)) >= 0)
 	{
 		IotDevice  *device;
 
 		sender->known_topic = true;
-		if (!iot_device_name_valid(name, len))
+		if (!iot_device_name_valid(match.device, match.device_len))
 			continue;
-		device = iot_registry_device(name, len);
+		device = iot_registry_device(match.device, match.device_len);
 		if (device == NULL && names != NULL)
-			*names = lappend(*names, cstring_to_text_with_len(name, len));
-		if (device == NULL || device->topics[kind] != at)
+			*names = lappend(*names, cstring_to_text_with_len(match.device, match.device_len));
+		if (device == NULL || !iot_device_has_topic(device, kind, at))
 			continue;
 		sender->device = device;
 		sender->kind = kind;
+		sender->parameter = match.parameter;
+		sender->parameter_len = match.parameter_len;
 		return;
 	}
 }

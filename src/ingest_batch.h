@@ -14,10 +14,15 @@
 /* Raises instead of keeping a dead letter. */
 typedef void (*IotRefusal) (const IotDevice *device, IotReason reason, const char *error);
 
+/* Hears of a parameter that a stranger's message has a value for. */
+typedef void (*IotParameterFound) (void *arg, const char *name, uint32 len);
+
 /* Who sent a message, and what it is about. */
 typedef struct IotSender
 {
 	IotDevice  *device;			/* NULL where the topic names none that we know */
+	const char *parameter;		/* that the topic names, or NULL */
+	uint32		parameter_len;
 	IotTopicKind kind;
 	bool		known_topic;
 } IotSender;
@@ -61,6 +66,18 @@ extern bool iot_batch_register(IotBatch *batch);
 extern void iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error);
 extern void iot_batch_message(IotBatch *batch, int index);
 extern void iot_batch_telemetry(IotBatch *batch, int index);
+extern bool iot_is_mapped(const IotMapping *mapping, const char *parameter);
+extern void iot_batch_mapped(IotBatch *batch, int index);
+extern void iot_mapped_parameters(const IotMapping *mapping, const IotIngestMessage *message,
+								  const IotTopicMatch *match, IotParameterFound found, void *arg);
+extern void iot_batch_touch(IotBatch *batch, IotDevice *device, TimestampTz at);
+extern bool iot_batch_number(IotBatch *batch, int index, const IotLabels *labels,
+							 const IotValue *value, double *number);
+extern void iot_batch_point(IotBatch *batch, int index, const IotSensor *sensor,
+							const IotValue *value, double number);
+extern IotReason iot_reason_of(IotPayloadStatus status);
+extern void iot_refuse_unknown_parameter(IotBatch *batch, int index, const char *name,
+										 uint32 name_len);
 extern void iot_batch_end(IotBatch *batch, IotIngestResult *result);
 
 #endif							/* IOT_INGEST_BATCH_H */

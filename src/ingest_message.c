@@ -87,8 +87,9 @@ iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error
 	letter->message = index;
 }
 
-static IotReason
-reason_of(IotPayloadStatus status)
+/* Why a payload of that status is refused; raises where there was no memory to read it. */
+IotReason
+iot_reason_of(IotPayloadStatus status)
 {
 	switch (status)
 	{
@@ -113,8 +114,8 @@ reason_of(IotPayloadStatus status)
 }
 
 /* Notes that the device spoke in this batch; at is DT_NOBEGIN where the broker spoke for it. */
-static void
-touch(IotBatch *batch, IotDevice *device, TimestampTz at)
+void
+iot_batch_touch(IotBatch *batch, IotDevice *device, TimestampTz at)
 {
 	if (device->batch != batch->number)
 	{
@@ -141,10 +142,10 @@ quoted(const char *text, uint32 len)
 	return psprintf("\"%.*s\"", (int) iot_utf8_clip(text, len, 64), text);
 }
 
-/* Number that a value means for the sensor; false where it means none, and that is refused. */
-static bool
-value_number(IotBatch *batch, int index, const IotSensor *sensor, const IotValue *value,
-			 double *number)
+/* Number that a value means; false where it means none, and that is refused. */
+bool
+iot_batch_number(IotBatch *batch, int index, const IotLabels *labels, const IotValue *value,
+				 double *number)
 {
 	switch (value->kind)
 	{
@@ -157,7 +158,7 @@ value_number(IotBatch *batch, int index, const IotSensor *sensor, const IotValue
 									  quoted(value->name, value->name_len)));
 			return false;
 		case IOT_VALUE_WORD:
-			if (iot_labels_find(sensor->labels, value->word, value->word_len, number))
+			if (iot_labels_find(labels, value->word, value->word_len, number))
 				return true;
 			iot_batch_refuse(batch, index, IOT_REASON_WRONG_TYPE,
 							 psprintf("%s is neither a number nor a label of %s",
@@ -173,26 +174,22 @@ value_number(IotBatch *batch, int index, const IotSensor *sensor, const IotValue
 	return false;
 }
 
-/* Takes one value of a telemetry message, or refuses it. */
-static void
-take_value(IotBatch *batch, int index, const IotValue *value)
+void
+iot_refuse_unknown_parameter(IotBatch *batch, int index, const char *name, uint32 name_len)
 {
-	IotDevice  *device = batch->senders[index].device;
+	iot_batch_refuse(batch, index, IOT_REASON_UNKNOWN_PARAMETER,
+					 psprintf("device has no parameter %s", quoted(name, name_len)));
+}
+
+/* Takes what the sensor measured, at the time of the value or of the message, or refuses it. */
+void
+iot_batch_point(IotBatch *batch, int index, const IotSensor *sensor, const IotValue *value,
+				double number)
+{
 	const IotIngestMessage *message = &batch->messages[index];
-	const IotSensor *sensor = iot_device_sensor(device, value->name, value->name_len);
 	IotPoint   *point;
-	double		number;
 	TimestampTz ts;
 
-	if (sensor == NULL)
-	{
-		iot_batch_refuse(batch, index, IOT_REASON_UNKNOWN_PARAMETER,
-						 psprintf("device has no parameter %s",
-								  quoted(value->name, value->name_len)));
-		return;
-	}
-	if (!value_number(batch, index, sensor, value, &number))
-		return;
 	if (!value->has_ts && message->retained)
 	{
 		iot_batch_refuse(batch, index, IOT_REASON_RETAINED,
@@ -210,7 +207,7 @@ take_value(IotBatch *batch, int index, const IotValue *value)
 	if (batch->point_count == batch->point_capacity)
 		batch->points = grow(batch->points, &batch->point_capacity, sizeof(IotPoint));
 	point = &batch->points[batch->point_count];
-	point->device_id = device->device_id;
+	point->device_id = batch->senders[index].device->device_id;
 	point->parameter_id = sensor->parameter_id;
 	point->ts = ts;
 	point->value = number;
@@ -218,6 +215,20 @@ take_value(IotBatch *batch, int index, const IotValue *value)
 	point->sequence = batch->point_count++;
 	point->arrival_time = !value->has_ts;
 	batch->counters.received++;
+}
+
+/* Takes one value of a telemetry message, or refuses it. */
+static void
+take_value(IotBatch *batch, int index, const IotValue *value)
+{
+	const IotSensor *sensor = iot_device_sensor(batch->senders[index].device, value->name,
+												value->name_len);
+	double		number;
+
+	if (sensor == NULL)
+		iot_refuse_unknown_parameter(batch, index, value->name, value->name_len);
+	else if (iot_batch_number(batch, index, sensor->labels, value, &number))
+		iot_batch_point(batch, index, sensor, value, number);
 }
 
 /* Takes a telemetry payload; its sender is known and may speak. */
@@ -229,10 +240,10 @@ iot_batch_telemetry(IotBatch *batch, int index)
 												  message->payload_len);
 
 	if (!message->retained)
-		touch(batch, batch->senders[index].device, message->received_at);
+		iot_batch_touch(batch, batch->senders[index].device, message->received_at);
 	if (status != IOT_PAYLOAD_OK)
 	{
-		iot_batch_refuse(batch, index, reason_of(status),
+		iot_batch_refuse(batch, index, iot_reason_of(status),
 						 status == IOT_PAYLOAD_INVALID_UTF8 ? telemetry.error :
 						 psprintf("%s at byte %zu", telemetry.error, telemetry.error_at));
 		return;
@@ -315,12 +326,30 @@ take_attributes(IotBatch *batch, int index)
 		attributes = make_jsonb(message, &error);
 	if (attributes == NULL)
 	{
-		iot_batch_refuse(batch, index, reason_of(status), error);
+		iot_batch_refuse(batch, index, iot_reason_of(status), error);
 		return;
 	}
-	touch(batch, device, message->retained ? DT_NOBEGIN : message->received_at);
+	iot_batch_touch(batch, device, message->retained ? DT_NOBEGIN : message->received_at);
 	add_report(batch, index, device)->attributes = attributes;
 	batch->counters.attributes++;
+}
+
+/* Reads online or offline in the words of the device's type. */
+static IotPayloadStatus
+read_status(const IotDevice *device, const IotIngestMessage *message, bool *online,
+			const char **error)
+{
+	IotPayloadStatus status;
+	IotBody		body;
+
+	if (device->mapping == NULL || device->mapping->status == NULL)
+		return iot_status_parse(message->payload, message->payload_len, online, error);
+	status = iot_body_read(&body, message->payload, message->payload_len);
+	*error = body.error;
+	if (status == IOT_PAYLOAD_OK)
+		status = iot_body_status(&body, device->mapping->status, online, error);
+	iot_body_free(&body);
+	return status;
 }
 
 static void
@@ -330,16 +359,15 @@ take_status(IotBatch *batch, int index)
 	const IotIngestMessage *message = &batch->messages[index];
 	const char *error;
 	bool		online;
-	IotPayloadStatus status = iot_status_parse(message->payload, message->payload_len, &online,
-											   &error);
+	IotPayloadStatus status = read_status(device, message, &online, &error);
 
 	if (status != IOT_PAYLOAD_OK)
 	{
-		iot_batch_refuse(batch, index, reason_of(status), error);
+		iot_batch_refuse(batch, index, iot_reason_of(status), error);
 		return;
 	}
 	/* a last will is the broker's word, and so is what it has retained */
-	touch(batch, device, online && !message->retained ? message->received_at : DT_NOBEGIN);
+	iot_batch_touch(batch, device, online && !message->retained ? message->received_at : DT_NOBEGIN);
 	add_report(batch, index, device)->online = online;
 	batch->counters.statuses++;
 }
@@ -377,10 +405,10 @@ take_ack(IotBatch *batch, int index)
 	status = iot_ack_parse(message->payload, message->payload_len, &ack, &error);
 	if (status != IOT_PAYLOAD_OK)
 	{
-		iot_batch_refuse(batch, index, reason_of(status), error);
+		iot_batch_refuse(batch, index, iot_reason_of(status), error);
 		return;
 	}
-	touch(batch, device, message->received_at);
+	iot_batch_touch(batch, device, message->received_at);
 	if (batch->ack_count == batch->ack_capacity)
 		batch->acks = grow(batch->acks, &batch->ack_capacity, sizeof(IotIngestAck));
 	kept = &batch->acks[batch->ack_count++];
@@ -414,6 +442,9 @@ iot_batch_message(IotBatch *batch, int index)
 						 "device belongs to another adapter");
 	else if (!sender->device->enabled)
 		iot_batch_refuse(batch, index, IOT_REASON_DISABLED_DEVICE, "device is disabled");
+	else if (sender->kind == IOT_TOPIC_TELEMETRY &&
+			 iot_is_mapped(sender->device->mapping, sender->parameter))
+		iot_batch_mapped(batch, index);
 	else if (sender->kind == IOT_TOPIC_TELEMETRY)
 		iot_batch_telemetry(batch, index);
 	else if (sender->kind == IOT_TOPIC_ATTRIBUTES)

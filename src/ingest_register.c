@@ -26,6 +26,8 @@ typedef struct Candidates
 	Datum	   *parameters;
 	int			count;
 	int			size;
+	Datum		name;			/* of whoever is being read, and the template of his topic */
+	Datum		template;
 } Candidates;
 
 static IotTelemetry telemetry;
@@ -35,9 +37,15 @@ static IotPlan register_devices = {
 	4, {UUIDOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
 };
 
+/* Adds a parameter of whoever is being read; as an IotParameterFound. */
 static void
-add_candidate(Candidates *candidates, Datum name, Datum template, const IotValue *value)
+add_candidate(void *arg, const char *name, uint32 len)
 {
+	Candidates *candidates = arg;
+
+	/* parameters have names of the same letters */
+	if (!iot_device_name_valid(name, len))
+		return;
 	if (candidates->count == candidates->size)
 	{
 		bool		first = candidates->size == 0;
@@ -51,18 +59,17 @@ add_candidate(Candidates *candidates, Datum name, Datum template, const IotValue
 		candidates->parameters = first ? palloc(bytes) :
 			repalloc_huge(candidates->parameters, bytes);
 	}
-	candidates->names[candidates->count] = name;
-	candidates->templates[candidates->count] = template;
+	candidates->names[candidates->count] = candidates->name;
+	candidates->templates[candidates->count] = candidates->template;
 	candidates->parameters[candidates->count++] =
-		PointerGetDatum(cstring_to_text_with_len(value->name, value->name_len));
+		PointerGetDatum(cstring_to_text_with_len(name, len));
 }
 
 /* What a message of a stranger says of him; nothing where it could not be used anyway. */
 static void
 read_stranger(const IotIngestMessage *message, Candidates *candidates)
 {
-	const char *name;
-	size_t		len;
+	IotTopicMatch match;
 	IotTopicKind kind;
 	int			at = -1;
 	bool		read = false;
@@ -70,27 +77,27 @@ read_stranger(const IotIngestMessage *message, Candidates *candidates)
 	if (message->payload_len > (uint32) iot_max_payload_size * 1024)
 		return;
 	while ((at = iot_registry_topic_match(at + 1, message->topic, message->topic_len, &kind,
-										  &name, &len)) >= 0)
+										  &match)) >= 0)
 	{
-		Datum		name_datum;
-		Datum		template;
+		const IotMapping *mapping;
 
-		if (kind != IOT_TOPIC_TELEMETRY || !iot_device_name_valid(name, len))
+		if (kind != IOT_TOPIC_TELEMETRY || !iot_device_name_valid(match.device, match.device_len))
 			continue;
+		candidates->name = PointerGetDatum(cstring_to_text_with_len(match.device,
+																	match.device_len));
+		candidates->template = CStringGetTextDatum(iot_registry_topic_template(at));
+		mapping = iot_registry_topic_mapping(at);
+		if (iot_is_mapped(mapping, match.parameter))
+		{
+			iot_mapped_parameters(mapping, message, &match, add_candidate, candidates);
+			continue;
+		}
 		if (!read && iot_telemetry_parse(&telemetry, message->payload, message->payload_len) !=
 			IOT_PAYLOAD_OK)
 			return;
 		read = true;
-		name_datum = PointerGetDatum(cstring_to_text_with_len(name, len));
-		template = CStringGetTextDatum(iot_registry_topic_template(at));
 		for (size_t i = 0; i < telemetry.count; i++)
-		{
-			const IotValue *value = &telemetry.values[i];
-
-			/* parameters have names of the same letters */
-			if (iot_device_name_valid(value->name, value->name_len))
-				add_candidate(candidates, name_datum, template, value);
-		}
+			add_candidate(candidates, telemetry.values[i].name, telemetry.values[i].name_len);
 	}
 }
 

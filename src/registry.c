@@ -6,9 +6,11 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
 #include "compat.h"
+#include "core/path.h"
 #include "core/template.h"
 #include "core/topic.h"
 #include "iot.h"
@@ -16,15 +18,27 @@
 PG_FUNCTION_INFO_V1(iot_topic_template_error_sql);
 PG_FUNCTION_INFO_V1(iot_topic_filter_error_sql);
 PG_FUNCTION_INFO_V1(iot_command_template_unknown_sql);
+PG_FUNCTION_INFO_V1(iot_path_error_sql);
 
 /* What a command's payload can say; as adapter_take() fills it in. */
 static const char *const command_names[] = {
-	"id", "device", "parameter", "action", "value", "version", "word"
+	"id", "device", "parameter", "action", "value", "version", "word", "json"
 };
 
+/* What the template of a column of iot.device_type may have beside {device}. */
+static int
+placeholders_of(text *column)
+{
+	char	   *name = text_to_cstring(column);
+
+	if (strcmp(name, "telemetry_topic") == 0 || strcmp(name, "more_telemetry_topics") == 0)
+		return IOT_TOPIC_MAY_ALL;
+	return strcmp(name, "command_topic") == 0 ? IOT_TOPIC_MAY_PARAMETER : IOT_TOPIC_MAY_ANY_LEVEL;
+}
+
 /*
- * iot_internal.topic_template_error(template text) returns text; STRICT IMMUTABLE PARALLEL SAFE.
- * NULL where the template is sound, else why it is not.
+ * iot_internal.topic_template_error(template text, column_name text) returns text; STRICT IMMUTABLE
+ * PARALLEL SAFE.  NULL where the template is sound, else why it is not.
  */
 Datum
 iot_topic_template_error_sql(PG_FUNCTION_ARGS)
@@ -34,7 +48,7 @@ iot_topic_template_error_sql(PG_FUNCTION_ARGS)
 	const char *error;
 
 	if (iot_topic_template_parse(VARDATA_ANY(template), VARSIZE_ANY_EXHDR(template),
-								 &parsed, &error))
+								 placeholders_of(PG_GETARG_TEXT_PP(1)), &parsed, &error))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(error));
 }
@@ -70,4 +84,21 @@ iot_command_template_unknown_sql(PG_FUNCTION_ARGS)
 	if (count == 0)
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(names));
+}
+
+/*
+ * iot_internal.path_error(path text) returns text; STRICT IMMUTABLE PARALLEL SAFE.  As the one for
+ * templates.
+ */
+Datum
+iot_path_error_sql(PG_FUNCTION_ARGS)
+{
+	char	   *path = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	IotPath		parsed;
+	const char *error;
+
+	path = pg_server_to_any(path, strlen(path), PG_UTF8);
+	if (iot_path_parse(path, strlen(path), &parsed, &error))
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(error));
 }

@@ -21,12 +21,10 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
-#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/inval.h"
-#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -81,9 +79,11 @@ typedef struct TopicEntry
 typedef struct TypeEntry
 {
 	pg_uuid_t	device_type_id;
+	const char *templates[IOT_TOPIC_KINDS];
 	int			topics[IOT_TOPIC_KINDS];
 	int64		offline_after;
 	bool		send_when_awake;
+	IotMapping *mapping;		/* NULL where it speaks our own way */
 } TypeEntry;
 
 static struct
@@ -107,10 +107,11 @@ static int	user_count = 0;
 
 /* Tables whose rows the cache holds; all zero until the cache is first built. */
 static const char *const watched_names[] = {
-	"device", "device_type", "parameter", "sensor", "retention"
+	"device", "device_type", "device_type_mapping", "parameter", "sensor", "retention"
 };
 static Oid	watched[lengthof(watched_names)];
 
+/* Topics in the order of IotTopicKind. */
 static IotPlan select_types = {
 	"SELECT t.device_type_id, t.telemetry_topic, t.attributes_topic, t.status_topic, t.ack_topic,"
 	" coalesce((extract(epoch FROM t.offline_after) * 1000000)::bigint, 0),"
@@ -196,46 +197,98 @@ text_column(int row, int number)
 	return TextDatumGetCString(column(row, number, &isnull));
 }
 
-/* Index of the template, added where it is new; -1 for one that cannot be used. */
+/*
+ * Templates in the order in which topics are held against them: those that leave most open come last,
+ * so that "{device}/{parameter}" does not take what is for "{device}/status".
+ */
 static int
-add_topic(IotTopicKind kind, const char *text)
+rank_of(const IotTopicTemplate *parsed)
+{
+	return parsed->plain ? 0 : parsed->has_parameter ? 2 : 1;
+}
+
+/*
+ * Index of the template into *index, added where it is new, if it has that rank.  One that cannot be
+ * used has none.
+ */
+static void
+add_topic(int rank, IotTopicKind kind, const char *text, int *index)
 {
 	TopicEntry	entry;
 
 	entry.kind = kind;
-	if (!iot_topic_template_parse(text, strlen(text), &entry.parsed, NULL))
-		return -1;
+	if (!iot_topic_template_parse(text, strlen(text), IOT_TOPIC_MAY_ALL, &entry.parsed, NULL) ||
+		rank_of(&entry.parsed) != rank)
+		return;
 	for (int i = 0; i < cache.topic_count; i++)
 	{
-		if (cache.topics[i].kind == kind && strcmp(cache.topics[i].parsed.prefix, text) == 0)
-			return i;
+		if (cache.topics[i].kind == kind && strcmp(cache.topics[i].parsed.text, text) == 0)
+		{
+			*index = i;
+			return;
+		}
 	}
 	cache.topics[cache.topic_count] = entry;
-	return cache.topic_count++;
+	*index = cache.topic_count++;
+}
+
+static void
+add_topics(int rank)
+{
+	for (int i = 0; i < cache.type_count; i++)
+	{
+		TypeEntry  *type = &cache.types[i];
+
+		for (int kind = 0; kind < IOT_TOPIC_KINDS; kind++)
+			add_topic(rank, (IotTopicKind) kind, type->templates[kind], &type->topics[kind]);
+		for (int j = 0; type->mapping != NULL && j < type->mapping->more_count; j++)
+			add_topic(rank, IOT_TOPIC_TELEMETRY, type->mapping->more_templates[j],
+					  &type->mapping->more_topics[j]);
+	}
+}
+
+static IotMapping *
+find_mapping(IotMapping *mappings, int count, const pg_uuid_t *device_type_id)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (memcmp(&mappings[i].device_type_id, device_type_id, sizeof(pg_uuid_t)) == 0)
+			return &mappings[i];
+	}
+	return NULL;
 }
 
 static void
 load_types(void)
 {
-	static const IotTopicKind kinds[] = {
-		IOT_TOPIC_TELEMETRY, IOT_TOPIC_ATTRIBUTES, IOT_TOPIC_STATUS, IOT_TOPIC_ACK
-	};
+	int			mapping_count;
+	IotMapping *mappings = iot_mapping_read(&mapping_count);
 	int			rows = (int) iot_plan_execute(&select_types, NULL, NULL);
+	int			size = rows * IOT_TOPIC_KINDS + 1;
 
+	for (int i = 0; i < mapping_count; i++)
+		size += mappings[i].more_count;
 	cache.type_count = rows;
 	cache.types = palloc(sizeof(TypeEntry) * (rows + 1));
-	cache.topics = palloc(sizeof(TopicEntry) * (rows * IOT_TOPIC_KINDS + 1));
+	cache.topics = palloc(sizeof(TopicEntry) * size);
 	for (int row = 0; row < rows; row++)
 	{
+		TypeEntry  *type = &cache.types[row];
 		bool		isnull;
 
-		cache.types[row].device_type_id = uuid_column(row, 1);
-		cache.types[row].offline_after = DatumGetInt64(column(row, 6, &isnull));
-		cache.types[row].send_when_awake = DatumGetBool(column(row, 7, &isnull));
-		for (int i = 0; i < lengthof(kinds); i++)
-			cache.types[row].topics[kinds[i]] = add_topic(kinds[i], text_column(row, i + 2));
+		type->device_type_id = uuid_column(row, 1);
+		type->offline_after = DatumGetInt64(column(row, 6, &isnull));
+		type->send_when_awake = DatumGetBool(column(row, 7, &isnull));
+		type->mapping = find_mapping(mappings, mapping_count, &type->device_type_id);
+		for (int kind = 0; kind < IOT_TOPIC_KINDS; kind++)
+		{
+			type->templates[kind] = text_column(row, kind + 2);
+			type->topics[kind] = -1;
+		}
 	}
 	SPI_freetuptable(SPI_tuptable);
+	for (int rank = 0; rank <= 2; rank++)
+		add_topics(rank);
 }
 
 static void
@@ -322,45 +375,6 @@ iot_registry_end(void)
 	user_count--;
 }
 
-/* Words, as devices encode them, and numbers of a labels object; NULL where it has none of use. */
-static const IotLabels *
-make_labels(Datum datum)
-{
-	Jsonb	   *jsonb = DatumGetJsonbP(datum);
-	int			size = JB_ROOT_COUNT(jsonb);
-	IotLabels  *labels;
-	JsonbIterator *iterator;
-	JsonbIteratorToken token;
-	JsonbValue	value;
-	char	   *word = NULL;
-	uint32		len = 0;
-
-	if (!JB_ROOT_IS_OBJECT(jsonb) || size == 0)
-		return NULL;
-	labels = palloc(offsetof(IotLabels, labels) + sizeof(labels->labels[0]) * size);
-	labels->count = 0;
-	iterator = JsonbIteratorInit(&jsonb->root);
-	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
-	{
-		if (token == WJB_KEY)
-		{
-			word = pnstrdup(value.val.string.val, value.val.string.len);
-			word = pg_server_to_any(word, value.val.string.len, PG_UTF8);
-			len = strlen(word);
-		}
-		else if (token == WJB_VALUE && value.type == jbvNumeric)
-		{
-			labels->labels[labels->count].word = word;
-			labels->labels[labels->count].len = len;
-			labels->labels[labels->count].value =
-				DatumGetFloat8(DirectFunctionCall1(numeric_float8_no_overflow,
-												   NumericGetDatum(value.val.numeric)));
-			labels->count++;
-		}
-	}
-	return labels;
-}
-
 /* The parameter of a row of select_sensors, kept once for all its sensors. */
 static const ParameterEntry *
 keep_parameter(int row)
@@ -379,7 +393,7 @@ keep_parameter(int row)
 
 		labels = column(row, 4, &isnull);
 		if (!isnull)
-			made = make_labels(labels);
+			made = iot_labels_make(labels);
 		entry = hash_search(cache.parameters, &parameter_id, HASH_ENTER, &found);
 		entry->name = name;
 		entry->labels = made;
@@ -443,7 +457,7 @@ load_sensors(IotDevice **devices, int count)
 			sensor->parameter_id = parameter->parameter_id;
 			sensor->name = parameter->name;
 			sensor->name_len = strlen(parameter->name);
-			sensor->labels = isnull ? parameter->labels : make_labels(labels);
+			sensor->labels = isnull ? parameter->labels : iot_labels_make(labels);
 			MemoryContextSwitchTo(previous);
 		}
 	}
@@ -462,6 +476,7 @@ set_type(IotDevice *device, const pg_uuid_t *device_type_id)
 		memcpy(device->topics, cache.types[i].topics, sizeof(device->topics));
 		device->offline_after = cache.types[i].offline_after;
 		device->send_when_awake = cache.types[i].send_when_awake;
+		device->mapping = cache.types[i].mapping;
 	}
 }
 
@@ -586,34 +601,17 @@ iot_device_sensor(IotDevice *device, const char *name, size_t len)
 	return NULL;
 }
 
-/* Number that the word stands for; labels may be NULL. */
-bool
-iot_labels_find(const IotLabels *labels, const char *word, size_t len, double *value)
-{
-	if (labels == NULL)
-		return false;
-	for (int i = 0; i < labels->count; i++)
-	{
-		if (labels->labels[i].len == len && memcmp(labels->labels[i].word, word, len) == 0)
-		{
-			*value = labels->labels[i].value;
-			return true;
-		}
-	}
-	return false;
-}
-
 /*
  * Index of the next template, from that index on, which the topic is one of; -1 where there is
- * none.  Whether the device's type has this template, IotDevice.topics says.
+ * none.  Whether the device's type has this template, iot_device_has_topic() says.
  */
 int
 iot_registry_topic_match(int from, const char *topic, size_t len, IotTopicKind *kind,
-						 const char **device, size_t *device_len)
+						 IotTopicMatch *match)
 {
 	for (int i = from; i < cache.topic_count; i++)
 	{
-		if (iot_topic_template_match(&cache.topics[i].parsed, topic, len, device, device_len))
+		if (iot_topic_template_match(&cache.topics[i].parsed, topic, len, match))
 		{
 			*kind = cache.topics[i].kind;
 			return i;
@@ -622,11 +620,31 @@ iot_registry_topic_match(int from, const char *topic, size_t len, IotTopicKind *
 	return -1;
 }
 
+/* Whether the device's type has the template of that index. */
+bool
+iot_device_has_topic(const IotDevice *device, IotTopicKind kind, int at)
+{
+	return device->topics[kind] == at ||
+		(kind == IOT_TOPIC_TELEMETRY && iot_mapping_has_topic(device->mapping, at));
+}
+
+/* How a device speaks that has the template of that index for its telemetry; NULL: our own way. */
+const IotMapping *
+iot_registry_topic_mapping(int at)
+{
+	for (int i = 0; i < cache.type_count; i++)
+	{
+		if (cache.types[i].topics[IOT_TOPIC_TELEMETRY] == at)
+			return cache.types[i].mapping;
+	}
+	return NULL;
+}
+
 /* The text of the template of that index. */
 const char *
 iot_registry_topic_template(int at)
 {
-	return cache.topics[at].parsed.prefix;
+	return cache.topics[at].parsed.text;
 }
 
 /* Start of the time for which measurements are kept. */

@@ -11,6 +11,8 @@
 #include "utils/uuid.h"
 
 #include "core/topic.h"
+#include "labels.h"
+#include "mapping.h"
 
 typedef enum IotTopicKind
 {
@@ -21,18 +23,6 @@ typedef enum IotTopicKind
 } IotTopicKind;
 
 #define IOT_TOPIC_KINDS 4
-
-/* Words that a device may say instead of a number. */
-typedef struct IotLabels
-{
-	int			count;
-	struct
-	{
-		const char *word;
-		uint32		len;
-		double		value;
-	}			labels[FLEXIBLE_ARRAY_MEMBER];
-} IotLabels;
 
 typedef struct IotSensor
 {
@@ -49,6 +39,7 @@ typedef struct IotDevice
 	pg_uuid_t	device_id;
 	pg_uuid_t	adapter_id;
 	bool		send_when_awake;	/* commands wait for a sign of life */
+	const IotMapping *mapping;	/* NULL where it speaks our own way */
 	int64		offline_after;	/* silence that means offline, in microseconds; 0 for none */
 	int			topics[IOT_TOPIC_KINDS];	/* indexes for iot_registry_topic_match() */
 	int			sensor_count;
@@ -62,14 +53,14 @@ typedef struct IotDevice
 extern void iot_registry_begin(void);
 extern void iot_registry_end(void);
 extern int	iot_registry_topic_match(int from, const char *topic, size_t len,
-									 IotTopicKind *kind, const char **device, size_t *device_len);
+									 IotTopicKind *kind, IotTopicMatch *match);
+extern const IotMapping *iot_registry_topic_mapping(int at);
 extern const char *iot_registry_topic_template(int at);
 extern IotDevice *iot_registry_device(const char *name, size_t len);
 extern void iot_registry_load(List *names);
 extern IotDevice *iot_registry_device_by_id(const pg_uuid_t *device_id);
+extern bool iot_device_has_topic(const IotDevice *device, IotTopicKind kind, int at);
 extern const IotSensor *iot_device_sensor(IotDevice *device, const char *name, size_t len);
-extern bool iot_labels_find(const IotLabels *labels, const char *word, size_t len,
-							double *value);
 extern TimestampTz iot_registry_oldest(TimestampTz now);
 
 #endif							/* IOT_REGISTRY_CACHE_H */

@@ -17,7 +17,7 @@ REVOKE ALL ON SCHEMA iot_citus FROM PUBLIC;
 CREATE FUNCTION iot_citus.class() RETURNS TABLE (relation text, class text)
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT unnest(ARRAY['access_grant', 'adapter', 'alarm_rule', 'app_user', 'app_user_secret', 'device',
-		'device_credential', 'device_credential_password', 'device_group', 'device_type',
+		'device_credential', 'device_credential_password', 'device_group', 'device_type', 'device_type_mapping',
 		'escalation_step', 'mail_server', 'notification_mute', 'notification_rule',
 		'notification_text', 'parameter', 'quiet_hours', 'retention', 'revoked_token', 'secret',
 		'sensor', 'user_group', 'user_group_member', 'webhook']), 'reference'

@@ -1,11 +1,12 @@
 /*
  * topic.c
- *		MQTT topics: templates with one {device} level, the device names they carry, and filters.
+ *		MQTT topics: templates with a {device} level, the device names they carry, and filters.
  *
- * A template is a topic in which {device} stands for one whole level: "iot/{device}/telemetry".
- * It is matched against incoming topics, filled in for outgoing ones, and turned into the filter
- * to subscribe to.  Brokers accept topics of 65 535 bytes and hundreds of levels, so everything
- * that comes from the network is bounded here before anything looks it up.
+ * A template is a topic in which {device} stands for one whole level: "iot/{device}/telemetry".  By
+ * the kind of topic, {parameter} may stand for another, and "+" for levels that do not matter.  A
+ * template is matched against incoming topics, filled in for outgoing ones, and turned into the
+ * filter to subscribe to.  Brokers accept topics of 65 535 bytes and hundreds of levels, so
+ * everything that comes from the network is bounded here before anything looks it up.
  */
 #include "core/topic.h"
 
@@ -17,8 +18,10 @@
 #error "src/core is plain C"
 #endif
 
-#define PLACEHOLDER		"{device}"
-#define PLACEHOLDER_LEN	(sizeof(PLACEHOLDER) - 1)
+#define DEVICE			"{device}"
+#define DEVICE_LEN		(sizeof(DEVICE) - 1)
+#define PARAMETER		"{parameter}"
+#define PARAMETER_LEN	(sizeof(PARAMETER) - 1)
 
 static bool
 is_hex(char c)
@@ -182,70 +185,174 @@ iot_topic_filters_overlap(const char *a, size_t a_len, const char *b, size_t b_l
 	}
 }
 
-static const char *
-find_placeholder(const char *text, size_t len)
+static bool
+level_is(const char *level, size_t len, const char *word)
 {
-	for (size_t i = 0; i + PLACEHOLDER_LEN <= len; i++)
+	return len == strlen(word) && memcmp(level, word, len) == 0;
+}
+
+static const char *
+find(const char *text, size_t len, const char *word)
+{
+	size_t		word_len = strlen(word);
+
+	for (size_t i = 0; i + word_len <= len; i++)
 	{
-		if (memcmp(text + i, PLACEHOLDER, PLACEHOLDER_LEN) == 0)
+		if (memcmp(text + i, word, word_len) == 0)
 			return text + i;
 	}
 	return NULL;
 }
 
+/* What a template is but for "+", which it may have: a topic.  out has room for len bytes. */
+static void
+without_wildcards(const char *text, size_t len, char *out)
+{
+	memcpy(out, text, len);
+	for (size_t from = 0, end; from < len; from = end + 1)
+	{
+		end = level_end(text, len, from);
+		if (level_is(text + from, end - from, "+"))
+			out[from] = 'x';
+	}
+}
+
+/* Why a level of a template cannot be; NULL where it can. */
+static const char *
+level_error(const char *level, size_t len, int may)
+{
+	bool		may_parameter = (may & IOT_TOPIC_MAY_PARAMETER) != 0;
+
+	if (level_is(level, len, DEVICE) || (may_parameter && level_is(level, len, PARAMETER)))
+		return NULL;
+	if (find(level, len, DEVICE) != NULL)
+		return "{device} does not fill a whole level";
+	if (may_parameter && find(level, len, PARAMETER) != NULL)
+		return "{parameter} does not fill a whole level";
+	if (memchr(level, '{', len) == NULL)
+		return NULL;
+	return may_parameter ? "topic template has a placeholder other than {device} and {parameter}" :
+		"topic template has a placeholder other than {device}";
+}
+
 /*
- * Checks a template and splits it around {device}.  *parsed points into text, which must outlive
- * it.  On false, *error says why in a static phrase; error may be NULL.
+ * Checks a template and splits it around {device}; may says what it may have besides.  *parsed
+ * points into text, which must outlive it.  On false, *error says why in a static phrase; error may
+ * be NULL.
  */
 bool
-iot_topic_template_parse(const char *text, size_t len, IotTopicTemplate *parsed,
+iot_topic_template_parse(const char *text, size_t len, int may, IotTopicTemplate *parsed,
 						 const char **error)
 {
+	char		topic[IOT_TOPIC_MAX];
 	const char *reason = NULL;
-	const char *at;
-	const char *after;
+	const char *device = NULL;
+	int			parameters = 0;
+	int			any_levels = 0;
 
-	if (!iot_topic_valid(text, len, error))
+	if ((may & IOT_TOPIC_MAY_ANY_LEVEL) != 0 && len <= IOT_TOPIC_MAX)
+	{
+		without_wildcards(text, len, topic);
+		if (!iot_topic_valid(topic, len, error))
+			return false;
+	}
+	else if (!iot_topic_valid(text, len, error))
 		return false;
-	at = find_placeholder(text, len);
-	if (at == NULL)
+	for (size_t from = 0, end; from <= len && reason == NULL; from = end + 1)
+	{
+		end = level_end(text, len, from);
+		reason = level_error(text + from, end - from, may);
+		if (reason != NULL)
+			break;
+		if (level_is(text + from, end - from, DEVICE))
+		{
+			if (device != NULL)
+				reason = "topic template has {device} more than once";
+			device = text + from;
+		}
+		parameters += level_is(text + from, end - from, PARAMETER);
+		any_levels += level_is(text + from, end - from, "+");
+	}
+	if (reason != NULL)
+		 /* the first is told */ ;
+	else if (device == NULL)
 		reason = "topic template lacks {device}";
+	else if (parameters > 1)
+		reason = "topic template has {parameter} more than once";
+	else if (len - DEVICE_LEN + IOT_DEVICE_NAME_MAX +
+			 (parameters > 0 ? IOT_DEVICE_NAME_MAX - PARAMETER_LEN : 0) > IOT_TOPIC_MAX)
+		reason = "topics of this template may be longer than 1024 bytes";
 	else
 	{
-		after = at + PLACEHOLDER_LEN;
-		if ((at > text && at[-1] != '/') || (after < text + len && *after != '/'))
-			reason = "{device} does not fill a whole level";
-		else if (find_placeholder(after, (size_t) (text + len - after)) != NULL)
-			reason = "topic template has {device} more than once";
-		else if (memchr(text, '{', (size_t) (at - text)) != NULL ||
-				 memchr(after, '{', (size_t) (text + len - after)) != NULL)
-			reason = "topic template has a placeholder other than {device}";
-		else if (len - PLACEHOLDER_LEN + IOT_DEVICE_NAME_MAX > IOT_TOPIC_MAX)
-			reason = "topics of this template may be longer than 1024 bytes";
-		else
-		{
-			parsed->prefix = text;
-			parsed->prefix_len = (size_t) (at - text);
-			parsed->suffix = after;
-			parsed->suffix_len = (size_t) (text + len - after);
-		}
+		parsed->text = text;
+		parsed->len = len;
+		parsed->prefix = text;
+		parsed->prefix_len = (size_t) (device - text);
+		parsed->suffix = device + DEVICE_LEN;
+		parsed->suffix_len = (size_t) (text + len - parsed->suffix);
+		parsed->plain = parameters == 0 && any_levels == 0;
+		parsed->has_parameter = parameters > 0;
 	}
 	if (error != NULL)
 		*error = reason;
 	return reason == NULL;
 }
 
+/* Matches level by level; a level that a placeholder stands for is not empty. */
+static bool
+match_levels(const IotTopicTemplate *parsed, const char *topic, size_t len, IotTopicMatch *match)
+{
+	size_t		at = 0;
+	size_t		from = 0;
+
+	for (;;)
+	{
+		const char *level = parsed->text + at;
+		const char *given = topic + from;
+		size_t		level_len = level_end(parsed->text, parsed->len, at) - at;
+		size_t		given_len = level_end(topic, len, from) - from;
+
+		if (level_is(level, level_len, DEVICE))
+		{
+			match->device = given;
+			match->device_len = given_len;
+			if (given_len == 0)
+				return false;
+		}
+		else if (level_is(level, level_len, PARAMETER))
+		{
+			match->parameter = given;
+			match->parameter_len = given_len;
+			if (given_len == 0)
+				return false;
+		}
+		else if (!level_is(level, level_len, "+") &&
+				 (level_len != given_len || memcmp(level, given, level_len) != 0))
+			return false;
+		at += level_len;
+		from += given_len;
+		if (at == parsed->len || from == len)
+			return at == parsed->len && from == len;
+		at++;
+		from++;
+	}
+}
+
 /*
- * Whether the topic is one of this template; *device is then what stands in the place of
- * {device}, within the topic.  It is one level, but not yet known to be a valid device name.
+ * Whether the topic is one of this template; *match is then what stands in the places of {device}
+ * and {parameter}.  Each is one level, but not yet known to be a valid name.
  */
 bool
 iot_topic_template_match(const IotTopicTemplate *parsed, const char *topic, size_t len,
-						 const char **device, size_t *device_len)
+						 IotTopicMatch *match)
 {
 	const char *name = topic + parsed->prefix_len;
 	size_t		name_len;
 
+	match->parameter = NULL;
+	match->parameter_len = 0;
+	if (!parsed->plain)
+		return len <= IOT_TOPIC_MAX && match_levels(parsed, topic, len, match);
 	if (len <= parsed->prefix_len + parsed->suffix_len ||
 		memcmp(topic, parsed->prefix, parsed->prefix_len) != 0 ||
 		memcmp(topic + len - parsed->suffix_len, parsed->suffix, parsed->suffix_len) != 0)
@@ -253,8 +360,8 @@ iot_topic_template_match(const IotTopicTemplate *parsed, const char *topic, size
 	name_len = len - parsed->prefix_len - parsed->suffix_len;
 	if (memchr(name, '/', name_len) != NULL)
 		return false;
-	*device = name;
-	*device_len = name_len;
+	match->device = name;
+	match->device_len = name_len;
 	return true;
 }
 
@@ -276,7 +383,10 @@ join(const IotTopicTemplate *parsed, const char *middle, size_t middle_len,
 	return len;
 }
 
-/* Writes the device's topic and returns its length; writes "" where it needs out_size or more. */
+/*
+ * Writes the device's topic and returns its length; writes "" where it needs out_size or more.  For
+ * templates that have {device} alone.
+ */
 size_t
 iot_topic_template_render(const IotTopicTemplate *parsed, const char *device, size_t device_len,
 						  char *out, size_t out_size)
@@ -288,5 +398,30 @@ iot_topic_template_render(const IotTopicTemplate *parsed, const char *device, si
 size_t
 iot_topic_template_filter(const IotTopicTemplate *parsed, char *out, size_t out_size)
 {
-	return join(parsed, "+", 1, out, out_size);
+	size_t		used = 0;
+
+	for (size_t from = 0, end; from <= parsed->len; from = end + 1)
+	{
+		const char *level = parsed->text + from;
+		size_t		len;
+
+		end = level_end(parsed->text, parsed->len, from);
+		len = end - from;
+		if (level_is(level, len, DEVICE) || level_is(level, len, PARAMETER))
+		{
+			level = "+";
+			len = 1;
+		}
+		if (used + len < out_size)
+		{
+			memcpy(out + used, level, len);
+			out[used + len] = '/';
+		}
+		used += len + 1;
+	}
+	/* the last level has no slash behind it */
+	used--;
+	if (out_size > 0)
+		out[used < out_size ? used : 0] = '\0';
+	return used;
 }

@@ -11,17 +11,21 @@
 static void
 take_apart(const IotTopicTemplate *parsed, const char *topic, size_t topic_len)
 {
-	const char *device;
-	size_t		device_len;
+	IotTopicMatch match;
 	char		out[IOT_TOPIC_MAX + 1];
 
-	if (!iot_topic_template_match(parsed, topic, topic_len, &device, &device_len))
+	if (!iot_topic_template_match(parsed, topic, topic_len, &match))
 		return;
-	REQUIRE(device >= topic && device + device_len <= topic + topic_len);
-	if (!iot_device_name_valid(device, device_len))
+	REQUIRE(match.device >= topic && match.device_len > 0 &&
+			match.device + match.device_len <= topic + topic_len);
+	REQUIRE(match.parameter == NULL ||
+			(match.parameter >= topic && match.parameter_len > 0 &&
+			 match.parameter + match.parameter_len <= topic + topic_len));
+	if (!iot_device_name_valid(match.device, match.device_len) || !parsed->plain)
 		return;
 	/* what was taken apart goes together again */
-	REQUIRE(iot_topic_template_render(parsed, device, device_len, out, sizeof(out)) == topic_len);
+	REQUIRE(iot_topic_template_render(parsed, match.device, match.device_len, out,
+									  sizeof(out)) == topic_len);
 	REQUIRE(topic_len >= sizeof(out) || memcmp(out, topic, topic_len) == 0);
 }
 
@@ -48,7 +52,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		REQUIRE(overlap == iot_topic_filters_overlap(second, second_len, first, first_len));
 		REQUIRE(iot_topic_filters_overlap(first, first_len, first, first_len));
 	}
-	if (!iot_topic_template_parse(first, first_len, &parsed, NULL))
+	if (!iot_topic_template_parse(first, first_len, IOT_TOPIC_MAY_ALL, &parsed, NULL))
 		return 0;
 	take_apart(&parsed, second, second_len);
 	len = iot_topic_template_filter(&parsed, filter, sizeof(filter));

@@ -115,7 +115,7 @@ SELECT throws_ok(format('UPDATE iot.device_type SET %I = %L', column_name, templ
 	format('invalid %s of device type "default": %s', column_name, error))
 	FROM unnest(ARRAY['telemetry_topic', 'attributes_topic', 'status_topic', 'command_topic',
 		'ack_topic']) column_name,
-	(VALUES ('x', 'topic template lacks {device}'), ('{device}/+', 'topic contains a wildcard'),
+	(VALUES ('x', 'topic template lacks {device}'), ('{device}/x+', 'topic contains a wildcard'),
 		('{device}/#', 'topic contains a wildcard'), ('', 'topic is empty'),
 		('a{device}/b', '{device} does not fill a whole level'),
 		('{device}/{device}', 'topic template has {device} more than once'),

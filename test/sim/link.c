@@ -145,15 +145,14 @@ static void
 on_message(struct mosquitto *mosq, void *arg, const struct mosquitto_message *message)
 {
 	SimLink    *link = arg;
-	const char *name;
-	size_t		name_len;
+	IotTopicMatch match;
 	SimDevice  *device;
 
 	(void) mosq;
 	if (!iot_topic_template_match(&sim.opt.command_topic, message->topic, strlen(message->topic),
-								  &name, &name_len))
+								  &match))
 		return;
-	device = find_device(link, name, name_len);
+	device = find_device(link, match.device, match.device_len);
 	if (device != NULL)
 		sim_command_received(device, message->payload ? message->payload : "",
 							 (size_t) message->payloadlen, message->qos, message->retain);

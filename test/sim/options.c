@@ -76,7 +76,7 @@ topic(const char *name, const char *text, IotTopicTemplate *parsed)
 {
 	const char *error = NULL;
 
-	if (!iot_topic_template_parse(text, strlen(text), parsed, &error))
+	if (!iot_topic_template_parse(text, strlen(text), 0, parsed, &error))
 		fail("--%s: %s", name, error ? error : "not a topic");
 }
 

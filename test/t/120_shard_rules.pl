@@ -17,7 +17,7 @@ my $iot = IotTest->new('main', databases => '');
 my %class = (
 	reference => [
 		qw(access_grant adapter alarm_rule app_user app_user_secret device device_credential
-		  device_credential_password device_group device_type escalation_step mail_server
+		  device_credential_password device_group device_type device_type_mapping escalation_step mail_server
 		  notification_mute notification_rule notification_text parameter quiet_hours retention
 		  revoked_token secret sensor user_group user_group_member webhook)
 	],

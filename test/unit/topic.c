@@ -4,6 +4,8 @@
  */
 #include "test.h"
 
+#include <stdio.h>
+
 #include "core/topic.h"
 
 static bool
@@ -23,7 +25,7 @@ parsed(const char *text)
 {
 	IotTopicTemplate result;
 
-	assert_true(iot_topic_template_parse(text, strlen(text), &result, NULL));
+	assert_true(iot_topic_template_parse(text, strlen(text), 0, &result, NULL));
 	return result;
 }
 
@@ -33,7 +35,7 @@ assert_template_error(const char *text, const char *expected)
 	IotTopicTemplate result;
 	const char *error = NULL;
 
-	assert_false(iot_topic_template_parse(text, strlen(text), &result, &error));
+	assert_false(iot_topic_template_parse(text, strlen(text), 0, &result, &error));
 	assert_string_equal(error, expected);
 }
 
@@ -44,14 +46,14 @@ device_of(const char *template, const char *topic)
 	static char name[2048];
 	IotTopicTemplate result = parsed(template);
 	char	   *copy = exact_copy(topic, strlen(topic));
-	const char *device;
-	size_t		len;
-	bool		matches = iot_topic_template_match(&result, copy, strlen(topic), &device, &len);
+	IotTopicMatch match;
+	bool		matches = iot_topic_template_match(&result, copy, strlen(topic), &match);
 
 	if (matches)
 	{
-		memcpy(name, device, len);
-		name[len] = '\0';
+		memcpy(name, match.device, match.device_len);
+		name[match.device_len] = '\0';
+		assert_null(match.parameter);
 	}
 	free(copy);
 	return matches ? name : NULL;
@@ -185,6 +187,106 @@ templates_render(void **state)
 	assert_string_equal(topic, "iot/boiler-1/command");
 }
 
+/* Device and parameter that the topic names, with a blank between them, or NULL. */
+static const char *
+named_by(const char *template, const char *topic)
+{
+	static char names[2048];
+	IotTopicTemplate result;
+	char	   *copy = exact_copy(topic, strlen(topic));
+	IotTopicMatch match;
+	bool		matches;
+
+	assert_true(iot_topic_template_parse(template, strlen(template), IOT_TOPIC_MAY_ALL, &result, NULL));
+	matches = iot_topic_template_match(&result, copy, strlen(topic), &match);
+	if (matches)
+		snprintf(names, sizeof(names), "%.*s %.*s", (int) match.device_len, match.device,
+				 (int) match.parameter_len, match.parameter != NULL ? match.parameter : "");
+	free(copy);
+	return matches ? names : NULL;
+}
+
+static void
+templates_with_more(void **state)
+{
+	assert_string_equal(named_by("home/+/{device}/{parameter}", "home/attic/fan/speed"), "fan speed");
+	assert_string_equal(named_by("{parameter}/of/{device}", "speed/of/fan"), "fan speed");
+	assert_string_equal(named_by("stat/{device}/{parameter}", "stat/plug/POWER"), "plug POWER");
+	assert_string_equal(named_by("{device}/+", "fan/anything"), "fan ");
+	assert_string_equal(named_by("{device}/+", "fan/"), "fan ");
+	assert_string_equal(named_by("{device}/{parameter}/", "fan/speed/"), "fan speed");
+	assert_null(named_by("home/+/{device}/{parameter}", "home/attic/fan"));
+	assert_null(named_by("home/+/{device}/{parameter}", "home/attic/fan/speed/set"));
+	assert_null(named_by("home/+/{device}/{parameter}", "house/attic/fan/speed"));
+	assert_null(named_by("{device}/{parameter}", "fan/"));
+	assert_null(named_by("{device}/{parameter}", "/speed"));
+	assert_null(named_by("{device}/{parameter}", ""));
+}
+
+static void
+templates_with_more_are_judged(void **state)
+{
+	static const struct
+	{
+		const char *text;
+		int			may;
+		const char *error;
+	}			cases[] = {
+		{"a/{device}/{parameter}", 0, "topic template has a placeholder other than {device}"},
+		{"a/{device}/{parameter}", IOT_TOPIC_MAY_ANY_LEVEL,
+		"topic template has a placeholder other than {device}"},
+		{"a/{device}/+", IOT_TOPIC_MAY_PARAMETER, "topic contains a wildcard"},
+		{"a/{device}/x+", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
+		{"a/{device}/#", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
+		{"a/{parameter}", IOT_TOPIC_MAY_ALL, "topic template lacks {device}"},
+		{"+", IOT_TOPIC_MAY_ALL, "topic template lacks {device}"},
+		{"{device}/{parameter}/{parameter}", IOT_TOPIC_MAY_ALL,
+		"topic template has {parameter} more than once"},
+		{"{device}/x{parameter}", IOT_TOPIC_MAY_ALL, "{parameter} does not fill a whole level"},
+		{"{device}/{room}", IOT_TOPIC_MAY_ALL,
+		"topic template has a placeholder other than {device} and {parameter}"},
+		{"", IOT_TOPIC_MAY_ALL, "topic is empty"},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		IotTopicTemplate result;
+		const char *error = NULL;
+
+		assert_false(iot_topic_template_parse(cases[i].text, strlen(cases[i].text), cases[i].may,
+											  &result, &error));
+		assert_string_equal(error, cases[i].error);
+	}
+}
+
+static void
+filters_of_templates(void **state)
+{
+	static const char *const cases[][2] = {
+		{"home/+/{device}/{parameter}", "home/+/+/+"},
+		{"{parameter}/of/{device}", "+/of/+"},
+		{"stat/{device}/{parameter}/", "stat/+/+/"},
+		{"{device}", "+"},
+	};
+
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+	{
+		IotTopicTemplate result;
+		char		filter[64];
+		size_t		len = strlen(cases[i][1]);
+
+		assert_true(iot_topic_template_parse(cases[i][0], strlen(cases[i][0]), IOT_TOPIC_MAY_ALL, &result,
+											 NULL));
+		assert_int_equal(iot_topic_template_filter(&result, filter, sizeof(filter)), len);
+		assert_string_equal(filter, cases[i][1]);
+		assert_int_equal(iot_topic_template_filter(&result, filter, len), len);
+		assert_string_equal(filter, "");
+		assert_int_equal(iot_topic_template_filter(&result, filter, len + 1), len);
+		assert_string_equal(filter, cases[i][1]);
+		assert_int_equal(iot_topic_template_filter(&result, NULL, 0), len);
+	}
+}
+
 static void
 filters(void **state)
 {
@@ -257,6 +359,9 @@ main(void)
 		cmocka_unit_test(templates_refused),
 		cmocka_unit_test(templates_match),
 		cmocka_unit_test(templates_render),
+		cmocka_unit_test(templates_with_more),
+		cmocka_unit_test(templates_with_more_are_judged),
+		cmocka_unit_test(filters_of_templates),
 		cmocka_unit_test(filters),
 		cmocka_unit_test(filters_overlap)
 	};

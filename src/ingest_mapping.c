@@ -1,0 +1,127 @@
+/*
+ * ingest_mapping.c
+ *		Telemetry of devices that speak their own way: values at paths, or one to a topic.
+ *
+ * Runs as part of a batch, in its memory context, like the default form in ingest_message.c.  A
+ * device type's mapping names what is taken of a message; what else stands there is passed over,
+ * for such devices talk of much that nobody asked for.  A message with nothing in it that is mapped
+ * is a sign of life.
+ */
+#include "postgres.h"
+
+#include "core/body.h"
+#include "ingest_batch.h"
+
+/* The message that is being read; its memory is kept until the next one, for errors may come between. */
+static IotBody body;
+
+/* Whether telemetry is of another form than the default one; mapping and parameter may be NULL. */
+bool
+iot_is_mapped(const IotMapping *mapping, const char *parameter)
+{
+	return parameter != NULL || (mapping != NULL && mapping->value_count > 0);
+}
+
+/* Takes what stands at the path of a mapped value; nothing where nothing does. */
+static void
+take_mapped(IotBatch *batch, int index, const IotMappedValue *mapped)
+{
+	const IotSensor *sensor;
+	const IotLabels *labels;
+	IotValue	value = {.name = mapped->parameter, .name_len = mapped->parameter_len};
+	double		number;
+
+	if (!iot_body_value(&body, &mapped->path, &value))
+		return;
+	sensor = iot_device_sensor(batch->senders[index].device, mapped->parameter,
+							   mapped->parameter_len);
+	if (sensor == NULL)
+	{
+		iot_refuse_unknown_parameter(batch, index, mapped->parameter, mapped->parameter_len);
+		return;
+	}
+	labels = mapped->labels != NULL ? mapped->labels : sensor->labels;
+	if (value.kind == IOT_VALUE_NUMBER)
+		value.number = iot_scale_from_device(value.number, mapped->scale, mapped->shift);
+	if (iot_batch_number(batch, index, labels, &value, &number))
+		iot_batch_point(batch, index, sensor, &value, number);
+}
+
+/* Takes the body of a topic that names its parameter, where the type has no mapping of values. */
+static void
+take_named(IotBatch *batch, int index)
+{
+	const IotSender *sender = &batch->senders[index];
+	IotMappedValue named = {
+		.parameter = sender->parameter,
+		.parameter_len = sender->parameter_len,
+		.scale = 1
+	};
+
+	take_mapped(batch, index, &named);
+}
+
+/* Whether the message is one that the value may be in: its topic names this one, or none. */
+static bool
+is_about(const IotSender *sender, const IotMappedValue *mapped)
+{
+	return sender->parameter == NULL ||
+		(sender->parameter_len == mapped->name_len &&
+		 memcmp(sender->parameter, mapped->name, mapped->name_len) == 0);
+}
+
+/*
+ * Tells the parameters that a device of the type would have by this message; none where it cannot be
+ * read.
+ */
+void
+iot_mapped_parameters(const IotMapping *mapping, const IotIngestMessage *message,
+					  const IotTopicMatch *match, IotParameterFound found, void *arg)
+{
+	IotSender	sender = {.parameter = match->parameter, .parameter_len = match->parameter_len};
+	IotValue	value;
+
+	iot_body_free(&body);
+	if (iot_body_read(&body, message->payload, message->payload_len) != IOT_PAYLOAD_OK)
+		return;
+	if (mapping == NULL || mapping->value_count == 0)
+		found(arg, match->parameter, match->parameter_len);
+	for (int i = 0; mapping != NULL && i < mapping->value_count; i++)
+	{
+		const IotMappedValue *mapped = &mapping->values[i];
+
+		if (is_about(&sender, mapped) && iot_body_value(&body, &mapped->path, &value))
+			found(arg, mapped->parameter, mapped->parameter_len);
+	}
+}
+
+/* Takes a telemetry message of a device whose type has a mapping, or whose topic has {parameter}. */
+void
+iot_batch_mapped(IotBatch *batch, int index)
+{
+	const IotIngestMessage *message = &batch->messages[index];
+	const IotSender *sender = &batch->senders[index];
+	const IotMapping *mapping = sender->device->mapping;
+	IotPayloadStatus status;
+
+	if (!message->retained)
+		iot_batch_touch(batch, sender->device, message->received_at);
+	iot_body_free(&body);
+	status = iot_body_read(&body, message->payload, message->payload_len);
+	if (status != IOT_PAYLOAD_OK)
+	{
+		iot_batch_refuse(batch, index, iot_reason_of(status),
+						 psprintf("%s at byte %zu", body.error, body.error_at));
+		return;
+	}
+	if (mapping == NULL || mapping->value_count == 0)
+	{
+		take_named(batch, index);
+		return;
+	}
+	for (int i = 0; i < mapping->value_count; i++)
+	{
+		if (is_about(sender, &mapping->values[i]))
+			take_mapped(batch, index, &mapping->values[i]);
+	}
+}

@@ -1,0 +1,162 @@
+/*
+ * registry_mapping.c
+ *		Reading how the devices of each type speak, where that is not our own way.
+ *
+ * Part of reading the registry: runs within SPI, in the memory context of the cache, which owns what
+ * is read.  Paths and topics were judged when they were written; one that cannot be used all the
+ * same finds nothing.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+#include "mapping.h"
+#include "plan.h"
+
+enum
+{
+	COL_TYPE = 1, COL_MORE_TOPICS, COL_STATUS_PATH, COL_ONLINE_WORD, COL_OFFLINE_WORD,
+	COL_PARAMETER, COL_NAME, COL_PATH, COL_SCALE, COL_SHIFT, COL_LABELS
+};
+
+/* In the order of types; one row for each parameter, or one without for a type that has none. */
+static IotPlan select_mappings = {
+	"SELECT t.device_type_id, t.more_telemetry_topics, t.status_path, t.online_word,"
+	" t.offline_word, p.name, coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels"
+	" FROM iot.device_type t"
+	" LEFT JOIN iot.device_type_mapping m ON m.device_type_id = t.device_type_id"
+	" LEFT JOIN iot.parameter p ON p.parameter_id = m.parameter_id"
+	" WHERE m.device_type_id IS NOT NULL OR t.more_telemetry_topics IS NOT NULL"
+	" OR t.status_path IS NOT NULL OR t.online_word IS NOT NULL OR t.offline_word IS NOT NULL"
+	" ORDER BY t.device_type_id, p.name COLLATE \"C\""
+};
+
+static Datum
+column(int row, int number, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
+}
+
+/* A text as devices encode it, or NULL. */
+static char *
+text_column(int row, int number)
+{
+	bool		isnull;
+	Datum		value = column(row, number, &isnull);
+	char	   *string;
+
+	if (isnull)
+		return NULL;
+	string = TextDatumGetCString(value);
+	return pg_server_to_any(string, strlen(string), PG_UTF8);
+}
+
+static void
+read_more_topics(IotMapping *mapping, int row)
+{
+	bool		isnull;
+	Datum		array = column(row, COL_MORE_TOPICS, &isnull);
+	Datum	   *elements;
+
+	if (isnull)
+		return;
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  NULL, &mapping->more_count);
+	mapping->more_templates = palloc(sizeof(char *) * (mapping->more_count + 1));
+	mapping->more_topics = palloc(sizeof(int) * (mapping->more_count + 1));
+	for (int i = 0; i < mapping->more_count; i++)
+	{
+		mapping->more_templates[i] = TextDatumGetCString(elements[i]);
+		mapping->more_topics[i] = -1;
+	}
+}
+
+static void
+read_status_words(IotMapping *mapping, int row)
+{
+	char	   *path = text_column(row, COL_STATUS_PATH);
+	IotStatusWords words = {
+		.online = text_column(row, COL_ONLINE_WORD),
+		.offline = text_column(row, COL_OFFLINE_WORD)
+	};
+
+	if (path == NULL && words.online == NULL && words.offline == NULL)
+		return;
+	if (path != NULL)
+	{
+		IotPath    *parsed = palloc(sizeof(IotPath));
+
+		(void) iot_path_parse(path, strlen(path), parsed, NULL);
+		words.path = parsed;
+	}
+	mapping->status = palloc(sizeof(words));
+	*mapping->status = words;
+}
+
+/* Adds the row's parameter; false where the row has none. */
+static bool
+read_value(IotMappedValue *value, int row)
+{
+	bool		isnull;
+	char	   *path = text_column(row, COL_PATH);
+	Datum		labels;
+
+	if (path == NULL || !iot_path_parse(path, strlen(path), &value->path, NULL))
+		return false;
+	value->parameter = text_column(row, COL_PARAMETER);
+	value->parameter_len = strlen(value->parameter);
+	value->name = text_column(row, COL_NAME);
+	value->name_len = strlen(value->name);
+	value->scale = DatumGetFloat8(column(row, COL_SCALE, &isnull));
+	value->shift = DatumGetFloat8(column(row, COL_SHIFT, &isnull));
+	labels = column(row, COL_LABELS, &isnull);
+	value->labels = isnull ? NULL : iot_labels_make(labels);
+	return true;
+}
+
+/* The mappings of all device types that have one, in the current memory context. */
+IotMapping *
+iot_mapping_read(int *count)
+{
+	int			rows = (int) iot_plan_execute(&select_mappings, NULL, NULL);
+	IotMapping *mappings = palloc0(sizeof(IotMapping) * (rows + 1));
+	IotMappedValue *values = palloc0(sizeof(IotMappedValue) * (rows + 1));
+	IotMapping *mapping = NULL;
+
+	*count = 0;
+	for (int row = 0; row < rows; row++)
+	{
+		bool		isnull;
+		pg_uuid_t  *device_type_id = DatumGetUUIDP(column(row, COL_TYPE, &isnull));
+
+		if (mapping == NULL ||
+			memcmp(&mapping->device_type_id, device_type_id, sizeof(pg_uuid_t)) != 0)
+		{
+			mapping = &mappings[(*count)++];
+			mapping->device_type_id = *device_type_id;
+			mapping->values = &values[row];
+			read_more_topics(mapping, row);
+			read_status_words(mapping, row);
+		}
+		if (read_value(&mapping->values[mapping->value_count], row))
+			mapping->value_count++;
+	}
+	SPI_freetuptable(SPI_tuptable);
+	return mappings;
+}
+
+/* Whether the topic of that index is one of the further ones; mapping may be NULL. */
+bool
+iot_mapping_has_topic(const IotMapping *mapping, int topic)
+{
+	for (int i = 0; mapping != NULL && i < mapping->more_count; i++)
+	{
+		if (mapping->more_topics[i] == topic)
+			return true;
+	}
+	return false;
+}

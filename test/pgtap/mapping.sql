@@ -1,0 +1,199 @@
+-- Device types that speak their own way: values at paths, one value to a topic, words, scales, other
+-- words for online; and commands in the words that such devices listen to.
+\set ECHO none
+\set QUIET on
+\pset format unaligned
+\pset tuples_only on
+\pset pager off
+SET client_min_messages = warning;
+
+INSERT INTO iot.parameter (name, unit) VALUES ('temperature', '°C'), ('humidity', '%'), ('level', '%');
+INSERT INTO iot.parameter (name, labels) VALUES ('power', '{"OFF": 0, "ON": 1}');
+INSERT INTO iot.device_type (name) VALUES ('empty');
+INSERT INTO iot.device_type (name, telemetry_topic, more_telemetry_topics, status_topic, command_topic,
+		command_template, ack_mode)
+	VALUES ('tasmota', 'tele/{device}/SENSOR', ARRAY['tele/{device}/STATE', 'stat/{device}/RESULT'],
+		'tele/{device}/LWT', 'cmnd/{device}/{parameter}', '{word}', 'echo');
+INSERT INTO iot.device_type (name, telemetry_topic, command_topic, command_template)
+	VALUES ('plain', 'home/+/{device}/{parameter}', 'home/{device}/set', '{"{parameter}": {json}, "n": "{word}"}');
+INSERT INTO iot.device_type (name, telemetry_topic, status_topic, status_path, online_word, offline_word)
+	VALUES ('odd', 'odd/{device}/{parameter}', 'odd/{device}/lwt', '$.net.link', 'up', '0');
+
+CREATE FUNCTION map(device_type text, parameter text, path text, name text DEFAULT NULL,
+	scale float8 DEFAULT 1, shift float8 DEFAULT 0, labels jsonb DEFAULT NULL,
+	command_template text DEFAULT NULL) RETURNS void LANGUAGE sql AS
+	'INSERT INTO iot.device_type_mapping
+			(device_type_id, parameter_id, path, name, scale, shift, labels, command_template)
+		SELECT t.device_type_id, p.parameter_id, $3, $4, $5, $6, $7, $8
+			FROM iot.device_type t, iot.parameter p WHERE t.name = $1 AND p.name = $2';
+CREATE FUNCTION take(topic text, payload bytea, retained boolean DEFAULT false) RETURNS jsonb
+LANGUAGE sql AS
+	'SELECT jsonb_object_agg(key, value) FROM jsonb_each(
+			iot_internal.ingest_messages(''mqtt'', ARRAY[topic], ARRAY[payload], ARRAY[retained]) - ''acks'')
+		WHERE value <> ''0'' AND value <> ''{}''';
+CREATE FUNCTION value(device text, parameter text) RETURNS float8 LANGUAGE sql AS
+	'SELECT v.value FROM iot.sensor_value v JOIN iot.parameter p USING (parameter_id)
+		JOIN iot.device d USING (device_id) WHERE d.name = $1 AND p.name = $2';
+
+SELECT no_plan();
+
+-- 1. what is written is judged
+SELECT throws_ok(format($$SELECT map('empty', 'level', path => %L)$$, path), '22023',
+	format('invalid path of parameter "level" of device type "empty": %s', error))
+	FROM (VALUES ('level', 'path does not begin with "$"'), ('$.', 'path lacks a key after "."'),
+		('$[x]', 'path has neither a number, nor a key between quotation marks, nor "*" between "[" and "]"'),
+		('$.a b', 'path has something other than "." or "[" after a step')) t (path, error);
+SELECT throws_ok(format($$SELECT map('empty', 'level', '$', %s)$$, t), '22023', NULL, t)
+	FROM unnest(ARRAY[$$name => 'a/b'$$, $$name => ''$$, $$name => '+'$$, 'scale => 0',
+		$$scale => 'NaN'$$, $$shift => 'Infinity'$$, $$labels => '5'$$, $$labels => '{"1": 1}'$$,
+		$$command_template => '{x}'$$, $$command_template => '{"a":{word}}'$$]) t;
+SELECT throws_ok(format('UPDATE iot.device_type SET %s WHERE name = ''empty''', t), '22023', NULL, t)
+	FROM unnest(ARRAY[$$telemetry_topic = 'a/{device}/{room}'$$,
+		$$telemetry_topic = 'a/{device}/{parameter}/{parameter}'$$, $$telemetry_topic = 'a/{parameter}'$$,
+		$$status_topic = 'a/{device}/{parameter}'$$, $$command_topic = '+/{device}'$$,
+		$$more_telemetry_topics = '{a}'$$, $$more_telemetry_topics = '{NULL}'$$,
+		$$more_telemetry_topics = ARRAY['iot/{device}/status']$$, $$more_telemetry_topics = ARRAY['iot/{device}/command']$$,
+		$$more_telemetry_topics = array_fill('a/{device}'::text, ARRAY[17])$$,
+		$$status_path = 'state'$$, $$online_word = ''$$, $$online_word = 'OFFLINE'$$,
+		$$offline_word = 'online'$$]) t;
+SELECT throws_ok($$UPDATE iot.device_type SET command_topic = 'a/{device}/{room}' WHERE name = 'empty'$$,
+	'22023', 'invalid command_topic of device type "empty": topic template has a placeholder other than {device} and {parameter}');
+
+-- 2. values at paths
+SELECT iot.create_device('kitchen', '{temperature,humidity,power}', device_type => 'tasmota');
+SELECT map('tasmota', 'temperature', '$.*.Temperature');
+SELECT map('tasmota', 'humidity', '$.AM2301.Humidity', scale => 0.1);
+SELECT map('tasmota', 'power', '$.POWER', name => 'POWER');
+SELECT is(take('tele/kitchen/SENSOR',
+	'{"Time":"2024-05-01T12:00:00","AM2301":{"Temperature":21.4,"Humidity":546},"TempUnit":"C"}'),
+	'{"messages": 1, "received": 2, "stored": 2}', 'values deep in a message');
+SELECT is(value('kitchen', 'temperature'), 21.4::float8, 'of any member');
+SELECT is(value('kitchen', 'humidity'), 54.6::float8, 'in our measure');
+SELECT is(take('tele/kitchen/STATE',
+	'{"Time":"2024-05-01T12:00:00","UptimeSec":66972,"POWER":"ON","Wifi":{"RSSI":100}}'),
+	'{"messages": 1, "received": 1, "stored": 1}', 'another topic of the type');
+SELECT is(value('kitchen', 'power'), 1::float8, 'with its words');
+SELECT is(take('stat/kitchen/RESULT', '{"POWER":"OFF"}'), '{"messages": 1, "received": 1, "stored": 1}',
+	'and a third one');
+SELECT is(take('stat/kitchen/RESULT', '{"PulseTime1":{"Set":0}}'), '{"messages": 1}',
+	'what nobody asked for is passed over');
+SELECT is(take('tele/kitchen/SENSOR', '{"AM2301":{"Temperature":null,"Humidity":"560"}}'),
+	'{"messages": 1, "received": 1, "stored": 1}', 'null is no value, and a number in quotes is one');
+SELECT is(value('kitchen', 'humidity'), 56::float8, '... the right one');
+SELECT is((SELECT count(*) FROM iot.dead_letter), 0::bigint, 'nothing of this is a dead letter');
+SELECT is((SELECT s.last_seen_at > now() - interval '1 minute' FROM iot.device_state s), true,
+	'the device is heard from');
+
+-- 3. what cannot be used is told, as ever
+SELECT is(take('tele/kitchen/SENSOR', payload::bytea) -> 'reasons', jsonb_build_object(reason, 1), payload)
+	FROM (VALUES ('{"AM2301":{"Temperature":"warm"}}', 'wrong_type'),
+		('{"AM2301":{"Temperature":{"a":1}}}', 'wrong_type'),
+		('{"AM2301":{"Temperature":1e400}}', 'not_finite'),
+		('{"AM2301":', 'malformed_json'), ('', 'malformed_json'), ('{"a":"\\u0000"}', 'malformed_json')) t (payload, reason);
+SELECT is(take('tele/kitchen/SENSOR', '\xff') -> 'reasons', '{"invalid_utf8": 1}', 'invalid UTF-8');
+SELECT is(take('tele/kitchen/SENSOR', '{"AM2301":{"Temperature":3}}', true) -> 'reasons', '{"retained": 1}',
+	'a retained message says nothing about when');
+SELECT results_eq('SELECT d.device, d.topic, d.error FROM iot.dead_letter d ORDER BY d.dead_letter_id LIMIT 1',
+	$$VALUES ('kitchen', 'tele/kitchen/SENSOR', '"warm" is neither a number nor a label of "temperature"')$$,
+	'by the name of the parameter');
+SELECT iot.create_device('bath', '{power}', device_type => 'tasmota');
+SELECT is(take('tele/bath/SENSOR', '{"AM2301":{"Temperature":3}}') -> 'reasons', '{"unknown_parameter": 1}',
+	'a value that is mapped and has no sensor');
+SELECT is(take('tele/bath/SENSOR', '{"DS18B20":{"Temperature":4}}') -> 'reasons', '{"unknown_parameter": 1}',
+	'... again');
+INSERT INTO iot.sensor SELECT d.device_id, p.parameter_id FROM iot.device d, iot.parameter p
+	WHERE d.name = 'bath' AND p.name = 'temperature';
+SELECT is(iot.replay_dead_letter(d.dead_letter_id), NULL, 'comes back when there is one')
+	FROM iot.dead_letter d WHERE d.device = 'bath' ORDER BY d.dead_letter_id;
+SELECT is(value('bath', 'temperature'), 4::float8, '... in the order in which it came');
+SELECT is(take('stat/bath/OTHER', '{"POWER":"ON"}') -> 'reasons', '{"unknown_topic": 1}', 'another topic is none of it');
+SELECT is(take('tele/stranger/STATE', '{"POWER":"ON"}') -> 'reasons', '{"unknown_device": 1}', 'nor is another device');
+
+-- 4. one value to a topic
+SELECT iot.create_device('fan', '{level,power,temperature}', device_type => 'plain');
+SELECT is(take('home/attic/fan/level', '28'), '{"messages": 1, "received": 1, "stored": 1}', 'a bare number');
+SELECT is(take('home/attic/fan/power', ' ON '), '{"messages": 1, "received": 1, "stored": 1}', 'a bare word');
+SELECT is(take('home/attic/fan/temperature', '"21.5"'), '{"messages": 1, "received": 1, "stored": 1}', 'a JSON string');
+SELECT is(ARRAY[value('fan', 'level'), value('fan', 'power'), value('fan', 'temperature')],
+	'{28,1,21.5}'::float8[], 'each its parameter''s');
+SELECT is(take('home/attic/fan/speed', '28') -> 'reasons', '{"unknown_parameter": 1}', 'a parameter that it has not');
+SELECT is(take('home/attic/fan/level', '{"value":5}') -> 'reasons', '{"wrong_type": 1}', 'an object is no value');
+SELECT is(take('home/fan/level', '28') -> 'reasons', '{"unknown_topic": 1}', 'a level too few');
+SELECT map('plain', 'level', '$.value', name => 'speed', scale => 100);
+SELECT map('plain', 'power', '$', labels => '{"an": 1, "aus": 0}');
+SELECT is(take('home/attic/fan/speed', '{"value":0.29,"unit":"share"}'), '{"messages": 1, "received": 1, "stored": 1}',
+	'by the device''s own word, at a path, in its own measure');
+SELECT is(value('fan', 'level'), 29::float8, '... and nothing but 29');
+SELECT is(take('home/attic/fan/power', 'aus'), '{"messages": 1, "received": 1, "stored": 1}', 'in its own words');
+SELECT is(take('home/attic/fan/power', 'ON') -> 'reasons', '{"wrong_type": 1}', 'which replace ours');
+SELECT is(take('home/attic/fan/level', '28'), '{"messages": 1}', 'what is not mapped is passed over');
+
+-- 5. online and offline
+SELECT iot.create_device('gate', '{power}', device_type => 'odd');
+SELECT is(take('odd/gate/lwt', '{"net":{"link":"UP"}}'), '{"messages": 1, "statuses": 1}', 'its own word for online');
+SELECT is((SELECT s.online FROM iot.device_state s JOIN iot.device d USING (device_id) WHERE d.name = 'gate'), true, 'is online');
+SELECT is(take('odd/gate/lwt', '{"net":{"link":0}}'), '{"messages": 1, "statuses": 1}', 'and a number for offline');
+SELECT is((SELECT s.online FROM iot.device_state s JOIN iot.device d USING (device_id) WHERE d.name = 'gate'), false, 'is offline');
+SELECT is(take('odd/gate/lwt', payload::bytea) -> 'reasons', jsonb_build_object(reason, 1), payload)
+	FROM (VALUES ('{"net":{}}', 'wrong_type'), ('online', 'wrong_type'), ('{"net":{"link":"online"}}', 'wrong_type'),
+		('{', 'malformed_json')) t (payload, reason);
+SELECT is(take('tele/kitchen/LWT', 'Online'), '{"messages": 1, "statuses": 1}', 'others say the usual words');
+
+-- 6. commands
+SELECT map('odd', 'power', '$', name => 'relay', command_template => '{"relay":{json},"of":"{device}"}');
+CREATE FUNCTION sent() RETURNS text LANGUAGE sql AS $$
+	SELECT f.topic || ' ' || f.payload FROM iot.adapter a,
+		iot_internal.adapter_take(a.adapter_id, 100) f WHERE a.name = 'mqtt' $$;
+SELECT iot.send_command('kitchen', 'power', 1);
+SELECT is(sent(), 'cmnd/kitchen/POWER ON', 'topic and payload in the device''s words');
+SELECT iot.send_command('fan', 'power', 0);
+SELECT is(sent(), 'home/fan/set {"power": "aus", "n": "aus"}', 'a word is JSON by itself');
+SELECT iot.send_command('fan', 'level', 29);
+SELECT is(sent(), 'home/fan/set {"speed": 0.29, "n": "0.29"}', 'and so is a number, in the device''s measure');
+SELECT iot.send_command('gate', 'power', 1);
+SELECT is(sent(), 'iot/gate/command {"relay":"ON","of":"gate"}', 'a payload for the parameter alone');
+SELECT is(iot_internal.command_payload('{{json}{json}{x}', iot_internal.uuidv7(), 'd', 'p', 2, 1, NULL, 1, 0), '{json}2',
+	'what only looks like the placeholder stays');
+
+-- 7. devices that register themselves speak like that, too
+INSERT INTO iot.device_group (name) VALUES ('newcomers');
+UPDATE iot.adapter SET options = '{"register_group": "newcomers", "register_type": "tasmota"}' WHERE name = 'mqtt';
+SELECT is(take('tele/hall/SENSOR', '{"SI7021":{"Temperature":19.5},"power":1}'), '{"messages": 1, "received": 1, "stored": 1}',
+	'a stranger of the type');
+SELECT results_eq($$SELECT p.name FROM iot.sensor s JOIN iot.device d USING (device_id) JOIN iot.parameter p USING (parameter_id)
+	WHERE d.name = 'hall'$$, $$VALUES ('temperature')$$, 'has what was found in its message');
+UPDATE iot.adapter SET options = '{"register_group": "newcomers", "register_type": "plain"}' WHERE name = 'mqtt';
+SELECT is(take('home/x/lamp/power', 'an'), '{"messages": 1, "received": 1, "stored": 1}', 'or what its topic names');
+SELECT is(take('home/x/oven/power', '{"a":'), '{"messages": 1, "received": 1, "rejected": 1, "reasons": {"unknown_device": 1}}',
+	'nobody registers with a broken message');
+
+-- 8. changes are taken into use at once, and what is mapped stays
+UPDATE iot.device_type_mapping SET scale = 1 FROM iot.parameter p
+	WHERE p.parameter_id = device_type_mapping.parameter_id AND p.name = 'humidity';
+SELECT is(take('tele/kitchen/SENSOR', '{"AM2301":{"Humidity":61}}'), '{"messages": 1, "received": 1, "stored": 1}', 'another scale');
+SELECT is(value('kitchen', 'humidity'), 61::float8, '... holds for the next message');
+SELECT throws_ok($$DELETE FROM iot.parameter WHERE name = 'humidity'$$, '23503', NULL, 'a parameter that is mapped stays');
+DELETE FROM iot.device_type_mapping;
+SELECT is(take('tele/kitchen/SENSOR', '{"humidity":62}'), '{"messages": 1, "received": 1, "stored": 1}',
+	'without a mapping the default form is back');
+
+-- 9. what the broker lets such a device do
+SELECT results_eq($$SELECT t.action, t.topic FROM iot.device_topic t JOIN iot.device d USING (device_id)
+	WHERE d.name = 'kitchen' ORDER BY 1, 2$$,
+	$$VALUES ('publish', 'iot/kitchen/attributes'), ('publish', 'iot/kitchen/command/ack'),
+		('publish', 'stat/kitchen/RESULT'), ('publish', 'tele/kitchen/LWT'), ('publish', 'tele/kitchen/SENSOR'),
+		('publish', 'tele/kitchen/STATE'), ('subscribe', 'cmnd/kitchen/+')$$, 'all its topics');
+SELECT is(array_agg(rule ORDER BY rule COLLATE "C") FILTER (WHERE rule LIKE '%cmnd%'),
+	'{"publishClientReceive true 1 cmnd/kitchen/+","subscribePattern true 1 cmnd/kitchen/+"}',
+	'a filter is allowed as one')
+	FROM iot.device d, unnest(iot_internal.dynsec_acls(d.device_id)) rule WHERE d.name = 'kitchen';
+
+-- 10. a long list of paths in a large message ends
+INSERT INTO iot.parameter (name) SELECT 'p' || i FROM generate_series(1, 200) i;
+SELECT iot.create_device('wide', ARRAY(SELECT 'p' || i FROM generate_series(1, 200) i), device_type => 'tasmota');
+SELECT count(map('tasmota', 'p' || i, '$.*[*].*.p' || i)) FROM generate_series(1, 200) i;
+SELECT is(take('tele/wide/STATE', ('{"a":[' || string_agg(format('{"b":{"p%s":%s}}', i, i), ',') || ']}')::bytea),
+	'{"messages": 1, "received": 200, "stored": 200}', 'with all of them found')
+	FROM generate_series(1, 1000) i;
+
+SELECT finish();

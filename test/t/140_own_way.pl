@@ -1,0 +1,117 @@
+# Devices that speak their own way, by the recipes of doc/devices.md: what Tasmota and Zigbee2MQTT say
+# and listen to, through a real broker, there and back.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use IotTest;
+
+my $iot = IotTest->new('main');
+my $broker = IotTest::Broker->new('main');
+my $text = PostgreSQL::Test::Utils::slurp_file("$IotTest::source_dir/doc/devices.md");
+
+# The SQL of a section of the page, as it stands there.
+sub recipe
+{
+	my ($title) = @_;
+	my ($section) = $text =~ /^### \Q$title\E\n(.*?)(?=^##)/ms or die "no section $title";
+	my @blocks = $section =~ /^```sql\n(.*?)^```/msg;
+
+	die "no SQL in section $title" unless @blocks;
+	$iot->psql(join('', @blocks));
+	return;
+}
+
+sub value
+{
+	my ($device, $parameter) = @_;
+
+	return $iot->psql('SELECT v.value FROM iot.sensor_value v JOIN iot.device d USING (device_id)'
+		  . " JOIN iot.parameter p USING (parameter_id) WHERE d.name = '$device' AND p.name = '$parameter'");
+}
+
+sub online_is
+{
+	my ($device, $online, $what) = @_;
+
+	$iot->poll("SELECT f.online IS $online FROM iot.fleet f WHERE f.device = '$device'");
+	pass($what);
+	return;
+}
+
+sub stored { return $iot->poll("SELECT count(*) = $_[0] FROM iot.measurement"); }
+
+# Sends a command, has the device answer with $reply what came to $topic, and gives what came.
+sub carried_out
+{
+	my ($device, $parameter, $value, $topic, $reply_topic, $reply) = @_;
+	my $watch = $broker->watch($topic);
+	my $id = $iot->send_command($device, $parameter, $value);
+	my ($message) = $watch->wait_for(1, $topic);
+
+	$broker->publish($reply_topic, $reply);
+	is($iot->wait_for_command($id)->{status}, 'COMPLETED', "$device: its echo confirms $parameter");
+	return $message->{payload};
+}
+
+recipe($_) foreach 'Tasmota', 'Zigbee2MQTT';
+$iot->psql(q{INSERT INTO iot.device_type (name) VALUES ('press')});
+recipe('Online and offline');
+$iot->psql(q{UPDATE iot.device_type SET status_topic = 'press/{device}/state' WHERE name = 'press'});
+$iot->psql(q{INSERT INTO iot.device_type (name, telemetry_topic) VALUES ('plain', 'home/+/{device}/{parameter}')});
+# no answer is late on a slow machine
+$iot->psql(q{UPDATE iot.device_type SET ack_timeout = '2 min', command_ttl = '10 min'});
+$iot->device('press-1', ['temperature'], type => 'press');
+$iot->device('fan', ['humidity', 'power'], type => 'plain');
+$iot->use_broker($broker);
+
+# Tasmota
+$broker->publish('tele/kitchen/SENSOR',
+	'{"Time":"2024-05-01T12:00:00","AM2301":{"Temperature":21.4,"Humidity":54.6},"TempUnit":"C"}');
+stored(2);
+is(value('kitchen', 'temperature'), '21.4', 'Tasmota: a value deep in its message');
+is(value('kitchen', 'humidity'), '54.6', 'and another');
+$broker->publish('tele/kitchen/STATE',
+	'{"Time":"2024-05-01T12:00:00","UptimeSec":66972,"POWER":"OFF","Wifi":{"RSSI":100}}');
+stored(3);
+is(value('kitchen', 'power'), '0', 'its state on another topic');
+is(carried_out('kitchen', 'power', 'ON', 'cmnd/kitchen/POWER', 'stat/kitchen/RESULT', '{"POWER":"ON"}'),
+	'ON', 'it is told what it understands');
+is(value('kitchen', 'power'), '1', 'and what it answers is the value');
+$broker->publish('tele/kitchen/LWT', 'Online', retain => 1);
+online_is('kitchen', 'true', 'Online is online');
+$broker->publish('tele/kitchen/LWT', 'Offline', retain => 1);
+online_is('kitchen', 'false', 'Offline is offline');
+
+# Zigbee2MQTT
+$broker->publish('zigbee2mqtt/hall',
+	'{"temperature":27.34,"occupancy":true,"battery":97,"voltage":2995,"linkquality":120,"action":""}');
+stored(7);
+is(value('hall', 'temperature'), '27.34', 'Zigbee2MQTT: a value');
+is(value('hall', 'occupancy'), '1', 'a boolean');
+is(value('hall', 'voltage'), '2.995', 'and one in our own measure');
+is(carried_out('porch', 'state', 'ON', 'zigbee2mqtt/porch/set', 'zigbee2mqtt/porch',
+		'{"state":"ON","brightness":12,"color":{"x":0.1,"y":0.2}}'), '{"state": "ON"}', 'it is told a word as JSON');
+is(carried_out('porch', 'brightness', 200, 'zigbee2mqtt/porch/set', 'zigbee2mqtt/porch',
+		'{"state":"ON","brightness":200}'), '{"brightness": 200}', 'and a number as one');
+$broker->publish('zigbee2mqtt/porch/availability', '{"state":"online"}', retain => 1);
+online_is('porch', 'true', 'its availability in JSON');
+$broker->publish('zigbee2mqtt/porch/availability', '{"state":"offline"}', retain => 1);
+online_is('porch', 'false', 'and back');
+
+# others
+$broker->publish('press/press-1/state', '{"connected":true}', retain => 1);
+online_is('press-1', 'true', 'a word of its own, at a path of its own');
+$broker->publish('press/press-1/state', '{"connected":false}', retain => 1);
+online_is('press-1', 'false', 'and the other');
+$broker->publish('home/attic/fan/humidity', '28');
+$broker->publish('home/attic/fan/power', 'ON');
+stored(13);
+is(value('fan', 'humidity') . ' ' . value('fan', 'power'), '28 1', 'a bare value, to the parameter that its topic names');
+
+is($iot->psql('SELECT string_agg(reason || error, chr(10)) FROM iot.dead_letter'), '', 'nothing of all this is a dead letter');
+is($iot->psql("SELECT counters ->> 'received' = counters ->> 'stored' FROM iot_internal.worker_slots()"
+	  . " WHERE kind = 'mqtt adapter'"), 't', 'I12: and all of it is counted');
+done_testing();
