@@ -12,9 +12,12 @@
 #include "fmgr.h"
 #include "utils/timestamp.h"
 
+/* Memory contexts align to MAXIMUM_ALIGNOF, which may be less than the type asks for by itself. */
+typedef long double Sum pg_attribute_aligned(MAXIMUM_ALIGNOF);
+
 typedef struct MeanState
 {
-	long double sum;			/* wider than the values where the machine can */
+	Sum			sum;			/* wider than the values where the machine can */
 	int64		weight;
 } MeanState;
 

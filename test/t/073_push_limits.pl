@@ -36,6 +36,11 @@ sub metric
 	return $value;
 }
 
+# Sanitizers keep what was freed, and a margin around the rest; and everything takes longer.
+my $measured = !$ENV{IOT_SANITIZE};
+my $slower = $measured ? 1 : 4;
+diag("under sanitizers: memory is not judged, and times have $slower times as long") unless $measured;
+
 # kB that the process holds for itself
 sub memory
 {
@@ -144,15 +149,15 @@ $anna->close;
 		is_deeply([ map { $_->{seq} } $good->events(40) ], \@seqs, 'others are told')
 		  if ++$count % 10 == 0 || $good->events(40) != 40;
 		$slow = time() - $sent if time() - $sent > $slow;
-		die 'nobody is closed' if time() - $start > 30;
+		die 'nobody is closed' if time() - $start > 30 * $slower;
 	}
 	my $took = time() - $start;
-	cmp_ok($took, '<', 12, 'I29: who never reads is closed within 10 s');
+	cmp_ok($took, '<', 12 * $slower, 'I29: who never reads is closed within 10 s');
 	cmp_ok($took, '>', 5, 'but not for a moment');
-	cmp_ok($slow, '<', 1, 'others do not feel it');
+	cmp_ok($slow, '<', $slower, 'others do not feel it');
 	is($lazy->closed, 4008, 'and finds the reason when he looks');
 	is(metric('queued_bytes'), 0, 'nothing is left of his');
-	cmp_ok(memory() - $before, '<', 4096, 'nor did it take much');
+	cmp_ok(memory() - $before, '<', 4096, 'nor did it take much') if $measured;
 	is(metric('ready_sockets'), 1, 'he alone was closed');
 	my $row = notify($iot, recipients => [ 'anna', 'bert' ]);
 	is($good->event->{seq}, $row, 'the other goes on');
@@ -166,6 +171,12 @@ $anna->close;
 	my @sockets = map { ready('anna') } 1 .. 3;
 	my @seqs = notify_many($iot, 500, recipients => ['anna'], body => '{"text": "' . 'x' x 4000 . '"}');
 
+	# reading is quick, and understanding it may take longer than a client has
+	foreach my $socket (@sockets)
+	{
+		poll_until(sub { $_->take_in foreach @sockets; $socket->{taken} > 500 * 4000 },
+			'all of it has come');
+	}
 	is_deeply([ map { $_->{seq} } $_->events(500) ], \@seqs,
 		'2 MB at once: everybody gets all of it, in order')
 	  foreach @sockets;
@@ -181,14 +192,14 @@ $anna->close;
 	setsockopt($ws->{socket}, SOL_SOCKET, SO_RCVBUF, 4096);
 	$ws->{socket}->blocking(0);
 	my $start = time();
-	while (metric('ready_sockets') > 0 && time() - $start < 20)
+	while (metric('ready_sockets') > 0 && time() - $start < 20 * $slower)
 	{
 		local $SIG{PIPE} = 'IGNORE';
 		my $n = syswrite $ws->{socket}, frame(0x81, '{"op":"unsubscribe","id":99}') x 1000;
 
 		$sent += $n || 0;
 	}
-	cmp_ok(time() - $start, '<', 12, 'who asks and never reads is closed, too');
+	cmp_ok(time() - $start, '<', 12 * $slower, 'who asks and never reads is closed, too');
 	$ws->drop;
 }
 
@@ -202,9 +213,9 @@ $anna->close;
 	my $before = time();
 	my $good = ready('anna');
 
-	cmp_ok(time() - $before, '<', 0.5, 'I31: half a handshake, 64 times, delays nobody');
-	poll_until(sub { metric('connections') <= 2 }, 'half handshakes are closed', 15);
-	cmp_ok(time() - $before, '<', 10, 'and has an end');
+	cmp_ok(time() - $before, '<', 0.5 * $slower, 'I31: half a handshake, 64 times, delays nobody');
+	poll_until(sub { metric('connections') <= 2 }, 'half handshakes are closed', 15 * $slower);
+	cmp_ok(time() - $before, '<', 10 * $slower, 'and has an end');
 	$good->close;
 }
 
@@ -232,7 +243,7 @@ $anna->close;
 	my @sockets = map { ready('anna') } 1 .. $count;
 	my $each = (memory() - $before) * 1024 / $count;
 
-	cmp_ok($each, '<', 8192, sprintf('I31: an idle socket costs %d bytes', $each));
+	cmp_ok($each, '<', 8192, sprintf('I31: an idle socket costs %d bytes', $each)) if $measured;
 	my $seq = notify($iot, recipients => ['anna']);
 	is(scalar(grep { $_->event->{seq} == $seq } @sockets), $count, 'and all of them are told');
 	$_->drop foreach @sockets;

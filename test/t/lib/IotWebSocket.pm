@@ -7,6 +7,7 @@
 #   my @events = $ws->events(3);
 #   $ws->silent(0.5);                               dies if anything but a ping comes meanwhile
 #   is($ws->closed, 4401);                          waits for the close and tells its code
+#   $ws->take_in                                    reads what is there for later; bytes so far
 #
 # Messages that come as one array are handed out one by one.  Pings are answered.  Whatever waits
 # dies after the timeout, 30 s unless told otherwise.
@@ -36,7 +37,7 @@ sub new
 	my $socket = IO::Socket::INET->new(
 		PeerAddr => $host, PeerPort => $opt{port}, Proto => 'tcp', Timeout => $timeout)
 	  or croak "could not connect to port $opt{port}: $@";
-	my $self = bless { socket => $socket, buffer => '', messages => [] }, $class;
+	my $self = bless { socket => $socket, buffer => '', messages => [], taken => 0 }, $class;
 
 	$socket->autoflush(1);
 	binmode $socket;
@@ -142,6 +143,7 @@ sub fill
 		croak "connection closed instead of $what" unless $self->{frame};
 		return 0;
 	}
+	$self->{taken} += $n;
 	if ($self->{frame})
 	{
 		$self->{frame}->append($bytes);
@@ -151,6 +153,17 @@ sub fill
 		$self->{buffer} .= $bytes;
 	}
 	return 1;
+}
+
+# Takes what has come without looking at it, for a test that would otherwise be the slow client; how
+# many bytes there were so far.
+sub take_in
+{
+	my ($self) = @_;
+	my $select = IO::Select->new($self->{socket});
+
+	1 while $select->can_read(0) && $self->fill('anything');
+	return $self->{taken};
 }
 
 # Next frame as [type, payload], or nothing at the end of the connection.
