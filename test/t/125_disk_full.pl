@@ -7,55 +7,17 @@ use warnings;
 
 use Test::More;
 
-use PostgreSQL::Test::Utils;
-
 use IotTest;
+use IotTest::FullDisk;
 
 my $iot = IotTest->new('main');
-my $broker = IotTest::Broker->new('main');
-$broker->stop;
-$broker->{conf} =~ s/^autosave_on_changes true$/autosave_on_changes false/m;
-$broker->write_conf;
-$broker->start;
+my $broker = IotTest::Broker->new('main', autosave => 0);
 
 $iot->parameter('temperature', min => 0, max => 100);
 $iot->device("pump-$_", ['temperature']) foreach 1 .. 5;
 $iot->use_broker($broker);
 my $sim = $iot->simulator($broker, prefix => 'pump-', count => 5, rate => 20,
 	parameters => 'temperature=20', log_telemetry => 1);
-my $data = $iot->node->data_dir;
-
-# Files of some tables with their indexes, all partitions.
-sub files
-{
-	my $tables = join ', ', map { "'iot.$_'" } @_;
-
-	return map { "$data/$_" } split /\n/, $iot->psql(<<"EOC");
-WITH file AS (
-	SELECT coalesce(p.relid, t.name::regclass) AS oid FROM unnest(ARRAY[$tables]) AS t (name)
-		LEFT JOIN LATERAL pg_partition_tree(t.name::regclass) p ON true
-		WHERE coalesce(p.isleaf, true)
-)
-SELECT pg_relation_filepath(f.oid) FROM file f
-UNION SELECT pg_relation_filepath(i.indexrelid) FROM file f JOIN pg_index i ON i.indrelid = f.oid
-EOC
-}
-
-# No room in these files for a process, until the tracer is stopped; nothing where strace may not.
-sub no_room
-{
-	my ($pid, $when, @files) = @_;
-	my $calls = 'pwrite64,pwritev,pwritev2,fallocate';
-	my $tracer = IotTest::Process->start(
-		name => "strace of $pid",
-		command => [
-			'strace', '-o', '/dev/null', '-p', $pid, '-e', "trace=$calls", '-e',
-			"inject=$calls:error=ENOSPC$when", map { ('-P', $_) } @files
-		],
-		log => "$PostgreSQL::Test::Utils::log_path/125_strace_$pid.log");
-
-	return eval { $tracer->wait_for_log(qr/attached/); 1 } ? $tracer : undef;
-}
 
 sub worker_pid
 {
@@ -71,7 +33,7 @@ sub published { my $count = () = $sim->telemetry('published'); return $count; }
 $iot->poll('SELECT count(*) > 100 FROM iot.measurement');
 my $adapter = worker_pid('mqtt adapter');
 my $log = $iot->log_size;
-my $tracer = no_room($adapter, '', files('measurement'));
+my $tracer = no_room(pids => [$adapter], files => [ table_files($iot, 'measurement') ]);
 plan skip_all => 'strace may not attach to a process here' unless $tracer;
 
 # the adapter
@@ -93,7 +55,7 @@ is($iot->psql('SELECT count(*) FROM iot.dead_letter'), '0', 'and nothing as a de
 # The WAL: the server restarts, as it does where its disk is full, and the rest is as after any crash.
 my $segment = $iot->psql('SELECT pg_walfile_name(pg_current_wal_insert_lsn())');
 $log = $iot->log_size;
-$tracer = no_room($adapter, ':when=1', "$data/pg_wal/$segment");
+$tracer = no_room(pids => [$adapter], when => 1, files => [ $iot->node->data_dir . "/pg_wal/$segment" ]);
 $iot->wait_for_log(qr/PANIC: [^\n]*No space left on device/, $log);
 $iot->wait_for_log(qr/database system is ready to accept connections/, $log);
 $tracer->stop;

@@ -15,14 +15,9 @@ use PostgreSQL::Test::Utils;
 
 my $keepalive = 10;
 my $iot = IotTest->new('main');
-my $broker = IotTest::Broker->new('main');
-my $proxy = IotTest::Proxy->new('main', $broker->port);
-
 # what it holds for us grows meanwhile, and would be written anew with each message
-$broker->stop;
-$broker->{conf} =~ s/^autosave_on_changes true$/autosave_on_changes false/m;
-$broker->write_conf;
-$broker->start;
+my $broker = IotTest::Broker->new('main', autosave => 0);
+my $proxy = IotTest::Proxy->new('main', $broker->port);
 
 $iot->parameter('temperature', min => 0, max => 100);
 $iot->device("pump-$_", ['temperature']) foreach 1 .. 5;

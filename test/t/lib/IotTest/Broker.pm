@@ -22,8 +22,9 @@ use IotTest::Process;
 use IotTest::Watch;
 
 # Options: conf (text appended), users (name => password: no anonymous access then), tls (a hash of
-# cafile, certfile, keyfile), port, start (0: not yet), shipped (1: the configuration file that the
-# project ships, with only port, folders and password file replaced).
+# cafile, certfile, keyfile), port, start (0: not yet), autosave (0: not at each change), shipped
+# (1: the configuration file that the project ships, with only port, folders and password file
+# replaced).
 sub new
 {
 	my ($class, $name, %opt) = @_;
@@ -33,6 +34,7 @@ sub new
 		dir => $dir,
 		port => $opt{port} || PostgreSQL::Test::Cluster::get_free_port(),
 		users => $opt{users},
+		autosave => defined $opt{autosave} && !$opt{autosave} ? 'false' : 'true',
 		tls => $opt{tls},
 		log => "$PostgreSQL::Test::Utils::log_path/"
 		  . File::Basename::basename($0, '.pl')
@@ -90,7 +92,7 @@ $access
 persistence true
 persistence_location $self->{dir}/
 autosave_interval 1
-autosave_on_changes true
+autosave_on_changes $self->{autosave}
 max_queued_messages 100000
 max_queued_bytes 104857600
 max_inflight_messages 1000
