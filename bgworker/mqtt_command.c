@@ -470,6 +470,9 @@ iot_command_ends(const IotCommandEnd **list)
 void
 iot_command_forget_ends(int count)
 {
+	/* without any there may be no array yet */
+	if (count == 0)
+		return;
 	memmove(ends, ends + count, sizeof(IotCommandEnd) * (nends - count));
 	nends -= count;
 }

@@ -10,8 +10,8 @@ INSERT INTO iot.parameter (name) VALUES ('speed');
 INSERT INTO iot.adapter (name, kind) VALUES ('one', 'test'), ('two', 'test');
 INSERT INTO iot.device_type (name, ack_timeout, max_attempts, command_topic, command_template) VALUES
 	('quick', '10 ms', 2, 'site/{device}/set', NULL),
-	('worded', '5 s', 3, 'iot/{device}/command', '{"{parameter}": "{word}", "n": {value}, "id": "{id}"}'),
-	('plain', '5 s', 3, 'cmnd/{device}/POWER', '{action} {value} {device} v{version}');
+	('worded', '1 hour', 3, 'iot/{device}/command', '{"{parameter}": "{word}", "n": {value}, "id": "{id}"}'),
+	('plain', '1 hour', 3, 'cmnd/{device}/POWER', '{action} {value} {device} v{version}');
 SELECT iot.create_device('pump', ARRAY['level', 'speed'], adapter => 'one') AS pump \gset
 SELECT iot.create_device('lamp', ARRAY['level'], device_type => 'worded', adapter => 'two') AS lamp \gset
 SELECT iot.create_device('plug', ARRAY['level'], device_type => 'plain', adapter => 'two') AS plug \gset

@@ -114,7 +114,9 @@ for my $round (1 .. 3)
 	$stream->send('DO $$ BEGIN FOR i IN 1 .. 300 LOOP ' . emit_sql("t.stream") =~ s/ RETURNING event_id//r
 		. '; COMMIT; END LOOP; END $$');
 	$iot->poll(q{SELECT count(*) > 0 FROM iot.notification WHERE event = 't.stream'});
-	my ($pid) = map { $_->{pid} } $iot->workers('iot notifier');
+	# the one before may have told all before it ended
+	my $notifier = poll_until(sub { [ $iot->workers('iot notifier') ]->[0] }, 'the notifier runs');
+	my $pid = $notifier->{pid};
 	is($iot->psql("SELECT pg_terminate_backend($pid, 5000)"), 't', 'the notifier is ended');
 	$stream->receive;
 	my $start = time();
