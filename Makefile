@@ -132,7 +132,7 @@ unit: $(UNIT)
 
 # Fuzz targets, one program a file below test/fuzz, under libFuzzer and the sanitizers; those that
 # need the push daemon have all of it but its loop.
-FUZZ_DAEMON  = http session
+FUZZ_DAEMON  = cells http session
 FUZZ         = $(filter-out test/fuzz/daemon_%,$(patsubst %.c,%,$(wildcard test/fuzz/*.c)))
 FUZZ_CFLAGS  = -g -O1 -Wall -Wextra -Wno-unused-parameter $(COPT) \
 			   -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all

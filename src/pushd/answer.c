@@ -120,6 +120,58 @@ answer_text(Client *client, const Request *request, const char *status, const ch
 				head ? "" : body);
 }
 
+/* Whether a database is there: the cell of that name, or any where name is NULL. */
+void
+answer_health(Client *client, const Request *request, const char *name)
+{
+	const Cell *cell = name != NULL ? cell_by_name(name) : NULL;
+	bool		there = cell != NULL ? cell->ready : feed_ready();
+
+	if (name != NULL && cell == NULL)
+		answer_text(client, request, "404 Not Found", "", "not found\n");
+	else
+		answer_text(client, request, there ? "200 OK" : "503 Service Unavailable", "",
+					there ? "ok\n" : "the database is away\n");
+}
+
+/* A figure that each cell has of its own; without names there is one. */
+static void
+write_gauge(FILE *out, const char *name, const char *help, int64_t (*figure) (const Cell *cell))
+{
+	fprintf(out, "# HELP iot_pushd_%s %s\n# TYPE iot_pushd_%s gauge\n", name, help, name);
+	for (int i = 0; i < n_cells; i++)
+	{
+		fprintf(out, "iot_pushd_%s", name);
+		if (cells_named())
+			fprintf(out, "{cell=\"%s\"}", cells[i].name);
+		fprintf(out, " %lld\n", (long long) figure(&cells[i]));
+	}
+}
+
+static int64_t
+figure_up(const Cell *cell)
+{
+	return cell->ready;
+}
+
+static int64_t
+figure_paused(const Cell *cell)
+{
+	return cell->paused;
+}
+
+static int64_t
+figure_unrecorded(const Cell *cell)
+{
+	return (int64_t) feed_waiting_records(cell);
+}
+
+static int64_t
+figure_seq(const Cell *cell)
+{
+	return cell->cursor;
+}
+
 void
 answer_metrics(Client *client, const Request *request)
 {
@@ -145,16 +197,18 @@ answer_metrics(Client *client, const Request *request)
 #define COUNTER(name, help, value) \
 	fprintf(out, "# HELP iot_pushd_" name " " help "\n# TYPE iot_pushd_" name " counter\n" \
 			"iot_pushd_" name " %llu\n", (unsigned long long) (value))
-	GAUGE("database_up", "1 while the database answers.", feed_ready());
-	GAUGE("paused", "1 while deliveries are paused, as on a copy of a database.", feed_paused());
+	write_gauge(out, "database_up", "1 while the database answers.", figure_up);
+	write_gauge(out, "paused", "1 while deliveries are paused, as on a copy of a database.",
+				figure_paused);
 	GAUGE("connections", "Open connections.", client_total());
 	GAUGE("ready_sockets", "WebSockets whose user is known.", client_count(CLIENT_READY));
 	GAUGE("subscriptions", "Subscriptions of all sockets.", subscriptions);
 	GAUGE("live_subscriptions", "Those of them for live measurements.", telemetry_total());
 	GAUGE("queued_bytes", "Bytes that wait for sockets.", queued);
-	GAUGE("unrecorded_deliveries", "Deliveries taken by a socket and not yet recorded.",
-		  feed_waiting_records());
-	GAUGE("seq", "Highest sequence number that was offered to live sockets.", feed_cursor());
+	write_gauge(out, "unrecorded_deliveries", "Deliveries taken by a socket and not yet recorded.",
+				figure_unrecorded);
+	write_gauge(out, "seq", "Highest sequence number that was offered to live sockets.",
+				figure_seq);
 	COUNTER("accepted_total", "Connections accepted.", metrics.accepted);
 	COUNTER("refused_total", "Connections refused before they became a WebSocket.",
 			metrics.refused);

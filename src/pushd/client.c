@@ -306,15 +306,18 @@ client_check_token(Client *client, const char *token, size_t len)
 	client->token_id = user->token_id[0] != '\0' ? strdup(user->token_id) : NULL;
 	client->claimed = user;
 	client->state = CLIENT_AUTHORIZING;
+	client->settle_at = now_ms() + SETTLE_MS;
 	if (!feed_ready())
 		client_close(client, CLOSE_TRY_LATER, "the database is away");
+	else if (!access_begin(client))
+		client_close(client, CLOSE_INTERNAL, "out of memory");
 	else
-		feed_authorize(client);
+		access_ask(client);
 }
 
-/* The database's word about the user. */
+/* A database knows the user. */
 void
-client_authorized(Client *client, bool allowed)
+client_authorized(Client *client)
 {
 	char		name[128];
 	char	   *inbox = client->inbox;
@@ -322,13 +325,6 @@ client_authorized(Client *client, bool allowed)
 	User	   *user;
 
 	log_name(name, sizeof(name), client->claimed->name);
-	if (!allowed)
-	{
-		log_limited("client %llu: user %s does not exist or is disabled, or the token is revoked",
-					(unsigned long long) client->number, name);
-		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
-		return;
-	}
 	user = user_get(client->claimed->name);
 	free(client->claimed);
 	client->claimed = NULL;
@@ -441,7 +437,7 @@ write_some(Client *client)
 			}
 			if (client->queue != NULL)
 				lws_callback_on_writable(client->wsi);
-			if (client->feed == FEED_CATCH_UP && client->queue_bytes <= LOW_WATER)
+			if (client->state == CLIENT_READY && client->queue_bytes <= LOW_WATER)
 				feed_drained(client);
 			break;
 	}
@@ -457,7 +453,6 @@ client_begin(Client *client, struct lws *wsi)
 	client->wsi = wsi;
 	client->number = ++last_number;
 	client->state = CLIENT_HEAD;
-	client->recheck_place = -1;
 	client->heard_at = now_ms();
 	client->deadline = client->heard_at + AUTH_DEADLINE_MS;
 	client->next = clients;
@@ -495,7 +490,9 @@ client_end(Client *client)
 	free(client->claimed);
 	free(client->issued_at);
 	free(client->token_id);
-	free(client->seen);
+	for (int i = 0; i < n_cells && client->places != NULL; i++)
+		free(client->places[i].seen);
+	free(client->places);
 	free_inbox(client);
 	if (client->prev != NULL)
 		client->prev->next = client->next;
@@ -538,6 +535,9 @@ scan_open(Client *client, int64_t now, int64_t now_wall)
 {
 	const QueueItem *oldest = client->unconfirmed != NULL ? client->unconfirmed : client->queue;
 
+	if (client->state == CLIENT_AUTHORIZING &&
+		(now > client->settle_at || now > client->deadline))
+		access_settle(client, false);
 	if (client->state == CLIENT_READY && client->expires_at <= now_wall)
 		client_close(client, CLOSE_EXPIRED, "token expired");
 	else if (oldest != NULL && now - oldest->queued_at > SLOW_MS)

@@ -1,15 +1,15 @@
 /*
  * feed.c
- *		What the daemon asks the database, and who gets what it answers.
+ *		What the daemon asks the databases, and who gets what they answer.
  *
- * There is one statement at a time, and seven things to ask: what is new (live), what one client
- * missed (page), whether a user may come in (authorize), whether those who are in still may be (recheck),
- * what nobody took yet (sweep), what sensors say (values, telemetry.c), and to write down what was
- * taken (record).  They take turns, and each is bounded, so that none starves
+ * In each cell there is one statement at a time, and seven things to ask: what is new (live), what
+ * one client missed (page), whether a user may come in (authorize), whether those who are in still
+ * may be (recheck), what nobody took yet (sweep), what sensors say (values, telemetry.c), and to
+ * write down what was taken (record).  They take turns, and each is bounded, so that none starves
  * the others.
  *
- * What makes the order right: sequence numbers become visible in order, all statements run one
- * after the other on one connection, and each sees a snapshot.  A page that ends at the head of
+ * What makes the order right, within a cell: sequence numbers become visible in order, all statements
+ * run one after the other on one connection, and each sees a snapshot.  A page that ends at the head of
  * its snapshot has seen everything that a live page before it had, so the client can go live
  * there: nothing is missed, and nothing up to that head is offered again.  A client that lags
  * leaves the live feed and reads pages from where it was: the table is the queue.
@@ -51,102 +51,109 @@ static const char setup_sql[] =
 "SET enable_seqscan = off;"
 "LISTEN iot_push";
 
-Feed		feed;
+Cell		cells[MAX_CELLS];
+int			n_cells;
 
-static int	last_turn;
 static lws_sorted_usec_list_t tick_timer;
 
+/* Whether any database is there. */
 bool
 feed_ready(void)
 {
-	return feed.ready;
+	for (int i = 0; i < n_cells; i++)
+	{
+		if (cells[i].ready)
+			return true;
+	}
+	return false;
 }
 
-bool
-feed_paused(void)
+/* The cell of that name; NULL where there is none. */
+Cell *
+cell_by_name(const char *name)
 {
-	return feed.paused;
-}
-
-const char *
-feed_epoch(void)
-{
-	return feed.epoch;
-}
-
-int64_t
-feed_cursor(void)
-{
-	return feed.cursor;
+	for (int i = 0; i < n_cells; i++)
+	{
+		if (cells[i].name != NULL && strcmp(cells[i].name, name) == 0)
+			return &cells[i];
+	}
+	return NULL;
 }
 
 void
-client_queue_add(ClientQueue *queue, Client *client)
+place_queue_add(PlaceQueue *queue, Place *place)
 {
-	if (client->feed_queued)
+	if (place->queued)
 		return;
-	client->feed_queued = true;
-	client->feed_next = NULL;
+	place->queued = true;
+	place->next = NULL;
 	if (queue->last != NULL)
-		queue->last->feed_next = client;
+		queue->last->next = place;
 	else
-		queue->first = client;
-	queue->last = client;
+		queue->first = place;
+	queue->last = place;
 }
 
-Client *
-client_queue_take(ClientQueue *queue)
+Place *
+place_queue_take(PlaceQueue *queue)
 {
-	Client	   *client = queue->first;
+	Place	   *place = queue->first;
 
-	if (client != NULL)
+	if (place != NULL)
 	{
-		queue->first = client->feed_next;
+		queue->first = place->next;
 		if (queue->first == NULL)
 			queue->last = NULL;
-		client->feed_queued = false;
+		place->queued = false;
 	}
-	return client;
+	return place;
 }
 
 static void
-client_queue_remove(ClientQueue *queue, Client *client)
+place_queue_remove(PlaceQueue *queue, Place *place)
 {
-	Client	   *before = NULL;
+	Place	   *before = NULL;
 
-	for (Client *at = queue->first; at != NULL; before = at, at = at->feed_next)
+	for (Place *at = queue->first; at != NULL; before = at, at = at->next)
 	{
-		if (at != client)
+		if (at != place)
 			continue;
 		if (before != NULL)
-			before->feed_next = at->feed_next;
+			before->next = at->next;
 		else
-			queue->first = at->feed_next;
+			queue->first = at->next;
 		if (queue->last == at)
 			queue->last = before;
-		client->feed_queued = false;
+		place->queued = false;
 		return;
 	}
 }
 
-/* No client's position means anything any more. */
+/* No client's position in the cell means anything any more. */
 static void
-reset_all(const char *reason)
+reset_all(Cell *cell, const char *reason)
 {
 	for (Client *client = client_first(); client != NULL; client = client->next)
 	{
-		if (client->state != CLIENT_READY || client->feed == FEED_NONE)
+		Place	   *place = client->state == CLIENT_READY ? &client->places[cell->index] : NULL;
+
+		if (place == NULL || place->feed == FEED_NONE)
 			continue;
-		client->feed = FEED_CATCH_UP;
-		client->n_seen = 0;
-		client->seen_overflow = false;
-		client->last_seq = 0;
-		client->acked = 0;
-		client->pending_until = -1;
+		place->feed = FEED_CATCH_UP;
+		place->n_seen = 0;
+		place->seen_overflow = false;
+		place->last_seq = 0;
+		place->acked = 0;
+		place->pending_until = -1;
 		for (Subscription *s = client->subscriptions; s != NULL; s = s->next)
-			catchup_start_over(client, s);
-		protocol_reset(client, NULL, reason);
-		catchup_queue(client);
+		{
+			/* whom the cell has yet to let in may have brought a position, to be judged then */
+			if (place->allowed || !position_at(s, place)->resumes)
+				catchup_start_over(place, position_at(s, place));
+		}
+		if (place->allowed)
+			protocol_reset(place, NULL, reason);
+		catchup_queue(place);
 	}
 }
 
@@ -163,10 +170,10 @@ feed_bool(const PGresult *rows, int row, int column)
 }
 
 Message *
-feed_row_message(const PGresult *rows, int row)
+feed_row_message(Cell *cell, const PGresult *rows, int row)
 {
-	Message    *message = message_new(PQgetvalue(rows, row, COL_MESSAGE),
-									  (size_t) PQgetlength(rows, row, COL_MESSAGE));
+	Message    *message = message_of_cell(cell, PQgetvalue(rows, row, COL_MESSAGE),
+										  (size_t) PQgetlength(rows, row, COL_MESSAGE));
 
 	if (message != NULL)
 	{
@@ -190,165 +197,139 @@ feed_row_matches(const Subscription *subscription, const PGresult *rows, int row
  * clients were told to begin again: then the statement's events mean nothing.
  */
 bool
-feed_take_state(const PGresult *rows)
+feed_take_state(Cell *cell, const PGresult *rows)
 {
 	const char *epoch = PQgetvalue(rows, 0, COL_EPOCH);
 	bool		paused = feed_bool(rows, 0, COL_PAUSED);
 	int64_t		head = feed_int(rows, 0, COL_HEAD);
 	int64_t		floor = feed_int(rows, 0, COL_FLOOR);
+	bool		was_paused = cell->paused;
 	const char *reason = NULL;
 
-	if (feed.known && strcmp(epoch, feed.epoch) != 0)
+	if (cell->known && strcmp(epoch, cell->epoch) != 0)
 		reason = "epoch";
-	else if (feed.known && head < feed.cursor)
+	else if (cell->known && head < cell->cursor)
 		reason = "position";
-	else if (feed.known && floor > feed.cursor)
+	else if (cell->known && floor > cell->cursor)
 		reason = "retention";
-	if (feed.known && paused != feed.paused)
-		log_line(paused ? "deliveries are paused: this database is a copy"
-				 : "deliveries go on");
-	else if (paused && !feed.known)
-		log_line("deliveries are paused: this database is a copy");
-	snprintf(feed.epoch, sizeof(feed.epoch), "%s", epoch);
-	feed.paused = paused;
-	feed.head = head;
-	feed.floor = floor;
-	if (!feed.known || reason != NULL)
-		feed.cursor = head;
-	feed.known = true;
+	if (paused != was_paused)
+		log_line(paused ? "%sdeliveries are paused: this database is a copy"
+				 : "%sdeliveries go on", cell->prefix);
+	snprintf(cell->epoch, sizeof(cell->epoch), "%s", epoch);
+	cell->paused = paused;
+	cell->head = head;
+	cell->floor = floor;
+	if (!cell->known || reason != NULL)
+		cell->cursor = head;
+	cell->known = true;
 	if (reason != NULL)
 	{
-		log_line("clients begin again, reason \"%s\"; epoch is now %s", reason, feed.epoch);
-		reset_all(reason);
+		log_line("%sclients begin again, reason \"%s\"; epoch is now %s", cell->prefix, reason,
+				 cell->epoch);
+		reset_all(cell, reason);
 	}
+	if (paused && !was_paused)
+		catchup_hold(cell);
+	else if (was_paused && !paused)
+		catchup_go_on(cell);
 	return reason == NULL && !paused;
-}
-
-static void authorize_done(const PGresult *rows, void *arg);
-
-static bool
-send_authorize(void)
-{
-	Client	   *client = client_queue_take(&feed.authorize);
-	const char *values[3];
-
-	feed.asked_client = client;
-	client->feed_asked = true;
-	values[0] = client->claimed->name;
-	values[1] = client->issued_at;
-	values[2] = client->token_id;
-	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_authorize($1, $2, $3)", 3, values,
-				   authorize_done, NULL);
-}
-
-static void
-authorize_done(const PGresult *rows, void *arg)
-{
-	Client	   *client = feed.asked_client;
-
-	feed.asked_client = NULL;
-	if (client == NULL)
-		return;
-	client->feed_asked = false;
-	if (client->state != CLIENT_AUTHORIZING)
-		return;
-	if (rows == NULL)
-	{
-		client_close(client, CLOSE_TRY_LATER, "the database is away");
-		return;
-	}
-	feed_take_state(rows);
-	client_authorized(client, feed_bool(rows, 0, COL_SCANNED_TO));
 }
 
 static void
 hello_done(const PGresult *rows, void *arg)
 {
+	Cell	   *cell = arg;
+
 	if (rows == NULL)
 	{
-		if (pg_connected(feed.pg))
-			pg_fail(feed.pg, "it does not answer as a database with the extension");
+		if (pg_connected(cell->pg))
+			pg_fail(cell->pg, "it does not answer as a database with the extension");
 		return;
 	}
-	pg_healthy(feed.pg);
+	pg_healthy(cell->pg);
 	metrics.database_connects++;
-	feed.ready = true;
-	log_line("database is connected");
-	feed_take_state(rows);
-	feed.live_wanted = true;
-	feed.next_sweep = 0;
-	feed.sweep_after = 0;
+	cell->ready = true;
+	log_line("%sdatabase is connected", cell->prefix);
+	(void) feed_take_state(cell, rows);
+	cell->live_wanted = true;
+	cell->next_sweep = 0;
+	cell->sweep_after = 0;
+	access_cell_came(cell);
+	catchup_go_on(cell);
 }
 
 /* The session listens: from now on hints come, and what came before is in the tables. */
 static void
-feed_connected(void)
+feed_connected(void *owner)
 {
-	(void) pg_send(feed.pg, "SELECT * FROM iot_internal.push_hello()", 0, NULL, hello_done, NULL);
+	Cell	   *cell = owner;
+
+	(void) pg_send(cell->pg, "SELECT * FROM iot_internal.push_hello()", 0, NULL, hello_done, cell);
 }
 
 static void
-feed_disconnected(void)
+feed_disconnected(void *owner)
 {
-	bool		was_ready = feed.ready;
+	Cell	   *cell = owner;
+	bool		was_ready = cell->ready;
 
-	feed.ready = false;
-	telemetry_disconnected();
+	cell->ready = false;
+	telemetry_disconnected(cell);
 	if (!was_ready)
 		return;
-	for (Client *client = client_first(); client != NULL; client = client->next)
-	{
-		if (client->state == CLIENT_AUTHORIZING && !client->feed_asked)
-			client_close(client, CLOSE_TRY_LATER, "the database is away");
-	}
+	catchup_hold(cell);
+	access_cell_went(cell);
 }
 
 /* Something may be new, or due again. */
 static void
-feed_hint(void)
+feed_hint(void *owner)
 {
+	Cell	   *cell = owner;
+
 	metrics.hints++;
-	feed.live_wanted = true;
-	if (feed.next_sweep > now_ms() + SWEEP_MS)
-		feed.next_sweep = now_ms() + SWEEP_MS;
+	cell->live_wanted = true;
+	if (cell->next_sweep > now_ms() + SWEEP_MS)
+		cell->next_sweep = now_ms() + SWEEP_MS;
 }
 
-/* Asks the next thing, if nothing is being asked.  To be called whenever that may have changed. */
-void
-feed_pump(void)
+static void
+pump(void *owner)
 {
-	for (int i = 0; i < N_TURNS && pg_idle(feed.pg) && feed.ready; i++)
+	Cell	   *cell = owner;
+
+	for (int i = 0; i < N_TURNS && pg_idle(cell->pg) && cell->ready; i++)
 	{
-		last_turn = (last_turn + 1) % N_TURNS;
-		switch ((Turn) last_turn)
+		cell->last_turn = (cell->last_turn + 1) % N_TURNS;
+		switch ((Turn) cell->last_turn)
 		{
 			case TURN_LIVE:
-				if (feed.live_wanted)
-					(void) live_send();
+				if (cell->live_wanted)
+					(void) live_send(cell);
 				break;
 			case TURN_RECORD:
-				if (feed_waiting_records() > 0)
-					(void) record_send();
+				if (feed_waiting_records(cell) > 0)
+					(void) record_send(cell);
 				break;
 			case TURN_AUTHORIZE:
-				if (feed.authorize.first != NULL)
-					(void) send_authorize();
+				if (cell->authorize.first != NULL)
+					(void) access_send(cell);
 				break;
 			case TURN_PAGE:
-				if (feed.pages.first != NULL && !feed.paused)
-					(void) catchup_send();
+				if (cell->pages.first != NULL && !cell->paused)
+					(void) catchup_send(cell);
 				break;
 			case TURN_SWEEP:
-				if (feed.sweep_wanted && !feed.paused)
-					(void) sweep_send();
+				if (cell->sweep_wanted && !cell->paused)
+					(void) sweep_send(cell);
 				break;
 			case TURN_VALUES:
-				if (telemetry_due())
-					(void) telemetry_send();
+				if (telemetry_due(cell))
+					(void) telemetry_send(cell);
 				break;
 			case TURN_RECHECK:
-				if (recheck_due())
-					(void) recheck_send();
+				if (recheck_due(cell))
+					(void) recheck_send(cell);
 				break;
 			case N_TURNS:
 				break;
@@ -356,15 +337,29 @@ feed_pump(void)
 	}
 }
 
+/*
+ * Asks the next thing in each cell, if nothing is being asked there.  To be called whenever that may
+ * have changed.
+ */
+void
+feed_pump(void)
+{
+	for (int i = 0; i < n_cells; i++)
+		pump(&cells[i]);
+}
+
 static void
 tick(lws_sorted_usec_list_t *timer)
 {
 	int64_t		now = now_ms();
 
-	if (now >= feed.next_poll)
-		feed.live_wanted = true;
-	if (now >= feed.next_sweep)
-		feed.sweep_wanted = true;
+	for (int i = 0; i < n_cells; i++)
+	{
+		if (now >= cells[i].next_poll)
+			cells[i].live_wanted = true;
+		if (now >= cells[i].next_sweep)
+			cells[i].sweep_wanted = true;
+	}
 	feed_pump();
 	lws_sul_schedule(context, 0, timer, tick, TICK_MS * LWS_US_PER_MS);
 }
@@ -375,16 +370,25 @@ static const PgUse feed_use = {
 	.connected = feed_connected,
 	.disconnected = feed_disconnected,
 	.hinted = feed_hint,
-	.pump = feed_pump
+	.pump = pump
 };
 
-/* False without memory. */
+/* Connects to all that the options name; false without memory. */
 bool
-feed_start(const char *conninfo)
+feed_start(void)
 {
-	feed.pg = pg_start(conninfo, &feed_use);
-	if (feed.pg == NULL)
-		return false;
+	for (n_cells = 0; n_cells < options.n_cells; n_cells++)
+	{
+		Cell	   *cell = &cells[n_cells];
+
+		cell->index = n_cells;
+		cell->name = options.cell_names[n_cells];
+		if (cell->name != NULL)
+			snprintf(cell->prefix, sizeof(cell->prefix), "cell %s: ", cell->name);
+		cell->pg = pg_start(options.conninfos[n_cells], cell->prefix, &feed_use, cell);
+		if (cell->pg == NULL)
+			return false;
+	}
 	lws_sul_schedule(context, 0, &tick_timer, tick, TICK_MS * LWS_US_PER_MS);
 	return true;
 }
@@ -392,37 +396,54 @@ feed_start(const char *conninfo)
 void
 feed_stop(void)
 {
-	pg_stop(feed.pg);
-}
-
-/* The client's token is good: is its user? */
-void
-feed_authorize(Client *client)
-{
-	client_queue_add(&feed.authorize, client);
-	feed_pump();
+	for (int i = 0; i < n_cells; i++)
+		pg_stop(cells[i].pg);
 }
 
 /* The client's queue is short again. */
 void
 feed_drained(Client *client)
 {
-	catchup_queue(client);
+	catchup_next(client);
 	feed_pump();
 }
 
-/* The client goes, or wants nothing any more. */
+/* The client goes, or wants nothing from the cell any more. */
+void
+place_forget(Place *place)
+{
+	if (place->queued)
+	{
+		place_queue_remove(&place->cell->authorize, place);
+		place_queue_remove(&place->cell->pages, place);
+	}
+	if (place->cell->asked_place == place)
+		place->cell->asked_place = NULL;
+	if (place->client->paging == place)
+		place->client->paging = NULL;
+	place->asked = false;
+	place->restart = false;
+	place->feed = FEED_NONE;
+}
+
+/* The client goes. */
 void
 feed_forget(Client *client)
 {
-	if (client->feed_queued)
+	for (int i = 0; i < n_cells && client->places != NULL; i++)
+		place_forget(&client->places[i]);
+}
+
+/* The client has no subscription left. */
+void
+feed_unsubscribed(Client *client)
+{
+	for (int i = 0; i < n_cells; i++)
 	{
-		client_queue_remove(&feed.authorize, client);
-		client_queue_remove(&feed.pages, client);
+		/* others may wait to hear whether they are let in */
+		if (client->places[i].allowed)
+			place_forget(&client->places[i]);
+		else
+			client->places[i].feed = FEED_NONE;
 	}
-	if (feed.asked_client == client)
-		feed.asked_client = NULL;
-	client->feed_asked = false;
-	client->feed_restart = false;
-	client->feed = FEED_NONE;
 }

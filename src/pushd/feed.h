@@ -1,22 +1,24 @@
 /*
  * feed.h
- *		What the daemon asks the database, and who gets what it answers.
+ *		What the daemon asks the databases, and who gets what they answer.
  */
 #ifndef IOT_PUSHD_FEED_H
 #define IOT_PUSHD_FEED_H
 
-#include "pushd/pushd.h"
+#include "pushd/cell.h"
 
-extern bool feed_start(const char *conninfo);
+extern bool feed_start(void);
 extern void feed_stop(void);
 extern void feed_pump(void);
 extern bool feed_ready(void);
-extern bool feed_paused(void);
-extern const char *feed_epoch(void);
-extern int64_t feed_cursor(void);
-extern size_t feed_waiting_records(void);
-extern void feed_authorize(Client *client);
+extern Cell *cell_by_name(const char *name);
+extern bool feed_has_records(void);
+extern size_t feed_waiting_records(const Cell *cell);
+extern bool access_begin(Client *client);
+extern void access_ask(Client *client);
+extern void access_settle(Client *client, bool patient);
 extern void feed_subscribed(Client *client, Subscription *subscription);
+extern void feed_unsubscribed(Client *client);
 extern void feed_drained(Client *client);
 extern void feed_forget(Client *client);
 extern void recheck_forget(Client *client);

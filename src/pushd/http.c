@@ -292,8 +292,9 @@ http_read_head(Client *client, size_t len)
 		refuse(client, &request, "405 Method Not Allowed", "Allow: GET, HEAD\r\n",
 			   "method not allowed\n");
 	else if (strcmp(request.path, "/healthz") == 0)
-		answer_text(client, &request, feed_ready() ? "200 OK" : "503 Service Unavailable", "",
-					feed_ready() ? "ok\n" : "the database is away\n");
+		answer_health(client, &request, NULL);
+	else if (strncmp(request.path, "/healthz/", 9) == 0)
+		answer_health(client, &request, request.path + 9);
 	else if (strcmp(request.path, "/metrics") == 0)
 		answer_metrics(client, &request);
 	else if (strcmp(request.path, "/ws") == 0)

@@ -26,6 +26,7 @@ typedef struct Request
 extern void answer(Client *client, char *text, size_t len, int fd, off_t file_size);
 extern void answer_text(Client *client, const Request *request, const char *status,
 						const char *more, const char *body);
+extern void answer_health(Client *client, const Request *request, const char *name);
 extern void answer_metrics(Client *client, const Request *request);
 extern void answer_file(Client *client, const Request *request);
 

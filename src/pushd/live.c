@@ -14,28 +14,36 @@
 #define SWEEP_MS		1000	/* between two pages of what nobody took */
 #define SWEEP_IDLE_MS	5000	/* the same, when the last sweep came to its end */
 
-static User **asked;			/* users of the statement under way, held */
-static int	n_asked;
-static bool under_way;			/* the live feed is being read, for the users above */
-static int	size_asked;
+/* Whom the statement under way is about, by cell. */
+typedef struct Asked
+{
+	User	  **users;			/* held */
+	int			n;
+	int			size;
+	bool		moves;			/* the live feed is being read, for the users above */
+} Asked;
+
+static Asked asked[MAX_CELLS];
 
 static void live_done(const PGresult *rows, void *arg);
 static void sweep_done(const PGresult *rows, void *arg);
 
 static void
-release_asked(void)
+release_asked(const Cell *cell)
 {
-	for (int i = 0; i < n_asked; i++)
-		user_release(asked[i]);
-	n_asked = 0;
+	Asked	   *a = &asked[cell->index];
+
+	for (int i = 0; i < a->n; i++)
+		user_release(a->users[i]);
+	a->n = 0;
 }
 
 static bool
-has_live_client(const User *user)
+has_live_client(const User *user, const Cell *cell)
 {
 	for (const Client *client = user->clients; client != NULL; client = client->user_next)
 	{
-		if (client->feed == FEED_LIVE && client->state == CLIENT_READY)
+		if (client->places[cell->index].feed == FEED_LIVE && client->state == CLIENT_READY)
 			return true;
 	}
 	return false;
@@ -46,25 +54,27 @@ has_live_client(const User *user)
  * client, and with settled also only those with nothing on its way.
  */
 static const char *
-ask_users(PgArray *array, bool settled)
+ask_users(const Cell *cell, PgArray *array, bool settled)
 {
+	Asked	   *a = &asked[cell->index];
+
 	pg_array_begin(array);
 	for (User *user = user_first(); user != NULL; user = user->all_next)
 	{
-		if (!has_live_client(user) || (settled && user->in_flight > 0))
+		if (!has_live_client(user, cell) || (settled && user->in_flight[cell->index] > 0))
 			continue;
-		if (n_asked == size_asked)
+		if (a->n == a->size)
 		{
-			int			larger_size = size_asked == 0 ? 64 : size_asked * 2;
-			User	  **larger = realloc(asked, (size_t) larger_size * sizeof(User *));
+			int			size = a->size == 0 ? 64 : a->size * 2;
+			User	  **larger = realloc(a->users, (size_t) size * sizeof(User *));
 
 			if (larger == NULL)
 				return NULL;
-			asked = larger;
-			size_asked = larger_size;
+			a->users = larger;
+			a->size = size;
 		}
 		user_hold(user);
-		asked[n_asked++] = user;
+		a->users[a->n++] = user;
 		pg_array_add(array, user->name);
 	}
 	return pg_array_end(array);
@@ -76,11 +86,11 @@ ask_users(PgArray *array, bool settled)
  * gave who died before it wrote the delivery down looks the same.
  */
 static bool
-wants(const Client *client, const PGresult *rows, int row, int64_t seq, bool pending)
+wants(const Place *place, const PGresult *rows, int row, int64_t seq, bool pending)
 {
-	for (const Subscription *s = client->subscriptions; s != NULL; s = s->next)
+	for (Subscription *s = place->client->subscriptions; s != NULL; s = s->next)
 	{
-		if ((pending || seq > s->after_seq) && feed_row_matches(s, rows, row))
+		if ((pending || seq > position_at(s, place)->after_seq) && feed_row_matches(s, rows, row))
 			return true;
 	}
 	return false;
@@ -91,9 +101,10 @@ wants(const Client *client, const PGresult *rows, int row, int64_t seq, bool pen
  * exists only while there is anybody for it.
  */
 static void
-offer_row(const PGresult *rows, int row, bool pending,
-		  void (*body) (Client *client, Message *message))
+offer_row(Cell *cell, const PGresult *rows, int row, bool pending,
+		  void (*body) (Place *place, Message *message))
 {
+	const Asked *a = &asked[cell->index];
 	const char *recipients = PQgetvalue(rows, row, COL_RECIPIENTS);
 	int64_t		seq = feed_int(rows, row, COL_SEQ);
 	Message    *message = NULL;
@@ -106,17 +117,19 @@ offer_row(const PGresult *rows, int row, bool pending,
 		if (end == at + 1)
 			break;
 		at = end;
-		if (ordinal < 1 || ordinal > n_asked)
+		if (ordinal < 1 || ordinal > a->n)
 			continue;
-		for (Client *client = asked[ordinal - 1]->clients; client != NULL;
+		for (Client *client = a->users[ordinal - 1]->clients; client != NULL;
 			 client = client->user_next)
 		{
-			if (client->state != CLIENT_READY || client->feed != FEED_LIVE ||
-				!wants(client, rows, row, seq, pending))
+			Place	   *place = &client->places[cell->index];
+
+			if (client->state != CLIENT_READY || place->feed != FEED_LIVE ||
+				!wants(place, rows, row, seq, pending))
 				continue;
-			if (message == NULL && (message = feed_row_message(rows, row)) == NULL)
+			if (message == NULL && (message = feed_row_message(cell, rows, row)) == NULL)
 				return;
-			body(client, message);
+			body(place, message);
 		}
 	}
 	if (message != NULL)
@@ -124,48 +137,52 @@ offer_row(const PGresult *rows, int row, bool pending,
 }
 
 static void
-offer_live(Client *client, Message *message)
+offer_live(Place *place, Message *message)
 {
-	if (message->seq <= client->live_after)
+	Client	   *client = place->client;
+
+	if (message->seq <= place->live_after)
 		return;
 	if (client->queue_bytes > 0 && client->queue_bytes + message->len > HIGH_WATER)
-		catchup_leave_live(client, message->seq - 1);	/* feed_drained() goes on from there */
+		catchup_leave_live(place, message->seq - 1);	/* feed_drained() goes on from there */
 	else
 		client_enqueue(client, message, true);
 }
 
 static void
-offer_again(Client *client, Message *message)
+offer_again(Place *place, Message *message)
 {
+	Client	   *client = place->client;
+
 	/* what is newer comes by the live feed; what does not fit comes with the next sweep */
-	if (message->seq > catchup_served_to(client, client->subscriptions) ||
+	if (message->seq > catchup_served_to(place, position_at(client->subscriptions, place)) ||
 		client->queue_bytes + message->len > HIGH_WATER)
 		return;
-	catchup_add_seen(client, message->seq);
+	catchup_add_seen(place, message->seq);
 	client_enqueue(client, message, true);
 }
 
 bool
-live_send(void)
+live_send(Cell *cell)
 {
 	static PgArray users;
 	const char *values[3];
 	char		after[24];
 
-	feed.live_wanted = false;
-	feed.next_poll = now_ms() + POLL_MS;
-	snprintf(after, sizeof(after), "%lld", (long long) feed.cursor);
-	values[0] = ask_users(&users, false);
+	cell->live_wanted = false;
+	cell->next_poll = now_ms() + POLL_MS;
+	snprintf(after, sizeof(after), "%lld", (long long) cell->cursor);
+	values[0] = ask_users(cell, &users, false);
 	values[1] = after;
 	values[2] = PAGE_ROWS;
 	if (values[0] == NULL)
 	{
-		release_asked();
+		release_asked(cell);
 		return false;
 	}
-	under_way = true;
-	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
-				   live_done, NULL);
+	asked[cell->index].moves = true;
+	return pg_send(cell->pg, "SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
+				   live_done, cell);
 }
 
 /*
@@ -173,88 +190,92 @@ live_send(void)
  * nobody can join it now at the place where it stands.
  */
 bool
-live_moving(void)
+live_moving(const Cell *cell)
 {
-	return under_way;
+	return asked[cell->index].moves;
 }
 
 static void
 live_done(const PGresult *rows, void *arg)
 {
-	under_way = false;
+	Cell	   *cell = arg;
+
+	asked[cell->index].moves = false;
 	if (rows == NULL)
 	{
-		release_asked();
-		if (pg_connected(feed.pg))
-			pg_fail(feed.pg, "could not read what is new");
+		release_asked(cell);
+		if (pg_connected(cell->pg))
+			pg_fail(cell->pg, "could not read what is new");
 		return;
 	}
-	if (feed_take_state(rows))
+	if (feed_take_state(cell, rows))
 	{
 		int64_t		scanned_to = feed_int(rows, 0, COL_SCANNED_TO);
 
 		for (int row = 1; row < PQntuples(rows); row++)
 		{
 			metrics.notifications++;
-			offer_row(rows, row, false, offer_live);
+			offer_row(cell, rows, row, false, offer_live);
 		}
 		/* clients that left the live feed above stand at their own place */
-		if (scanned_to > feed.cursor)
-			feed.cursor = scanned_to;
-		if (feed.cursor < feed.head)
-			feed.live_wanted = true;
+		if (scanned_to > cell->cursor)
+			cell->cursor = scanned_to;
+		if (cell->cursor < cell->head)
+			cell->live_wanted = true;
 	}
-	release_asked();
+	release_asked(cell);
 }
 
 bool
-sweep_send(void)
+sweep_send(Cell *cell)
 {
 	static PgArray users;
 	const char *values[4];
 	char		after[24];
 	char		until[24];
 
-	feed.sweep_wanted = false;
-	feed.next_sweep = now_ms() + SWEEP_MS;
-	snprintf(after, sizeof(after), "%lld", (long long) feed.sweep_after);
-	snprintf(until, sizeof(until), "%lld", (long long) feed.cursor);
-	values[0] = ask_users(&users, true);
+	cell->sweep_wanted = false;
+	cell->next_sweep = now_ms() + SWEEP_MS;
+	snprintf(after, sizeof(after), "%lld", (long long) cell->sweep_after);
+	snprintf(until, sizeof(until), "%lld", (long long) cell->cursor);
+	values[0] = ask_users(cell, &users, true);
 	values[1] = after;
 	values[2] = until;
 	values[3] = PAGE_ROWS;
-	if (values[0] == NULL || n_asked == 0)
+	if (values[0] == NULL || asked[cell->index].n == 0)
 	{
-		release_asked();
+		release_asked(cell);
 		return false;
 	}
-	return pg_send(feed.pg, "SELECT * FROM iot_internal.push_pending($1, $2, $3, $4)", 4, values,
-				   sweep_done, NULL);
+	return pg_send(cell->pg, "SELECT * FROM iot_internal.push_pending($1, $2, $3, $4)", 4, values,
+				   sweep_done, cell);
 }
 
 static void
 sweep_done(const PGresult *rows, void *arg)
 {
+	Cell	   *cell = arg;
+
 	if (rows == NULL)
 	{
-		release_asked();
-		if (pg_connected(feed.pg))
-			pg_fail(feed.pg, "could not read what is pending");
+		release_asked(cell);
+		if (pg_connected(cell->pg))
+			pg_fail(cell->pg, "could not read what is pending");
 		return;
 	}
-	if (feed_take_state(rows))
+	if (feed_take_state(cell, rows))
 	{
 		int64_t		scanned_to = feed_int(rows, 0, COL_SCANNED_TO);
 
 		for (int row = 1; row < PQntuples(rows); row++)
-			offer_row(rows, row, true, offer_again);
-		if (scanned_to >= feed.cursor)
+			offer_row(cell, rows, row, true, offer_again);
+		if (scanned_to >= cell->cursor)
 		{
-			feed.sweep_after = 0;
-			feed.next_sweep = now_ms() + SWEEP_IDLE_MS;
+			cell->sweep_after = 0;
+			cell->next_sweep = now_ms() + SWEEP_IDLE_MS;
 		}
 		else
-			feed.sweep_after = scanned_to;
+			cell->sweep_after = scanned_to;
 	}
-	release_asked();
+	release_asked(cell);
 }

@@ -36,7 +36,9 @@ bool		stopping = false;
 
 static volatile sig_atomic_t stop_requested = 0;
 static volatile sig_atomic_t reload_requested = 0;
-static bool conninfo_from_arguments = false;
+
+static const char *conninfo;		/* of the only database */
+static bool databases_from_arguments = false;
 
 static const struct lws_protocols protocols[] = {
 	/* connections of clients; a frame is handed to the kernel in one piece */
@@ -82,10 +84,13 @@ static void
 usage(FILE *stream)
 {
 	fputs("Usage: iot-pushd --conninfo CONNINFO --jwt-key-file FILE [OPTION]...\n"
+		  "   or: iot-pushd --cell NAME=CONNINFO... --jwt-key-file FILE [OPTION]...\n"
 		  "Hand notifications of the iot extension to connected users, over WebSocket.\n\n"
 		  "  --listen HOST:PORT        where to listen (127.0.0.1:8787)\n"
 		  "  --conninfo CONNINFO       libpq connection string or URI of the database; use a\n"
 		  "                            passfile, not a password\n"
+		  "  --cell NAME=CONNINFO      the same for one of several databases that are used as one,\n"
+		  "                            and its name; repeatable\n"
 		  "  --jwt-key-file FILE       what tokens are verified with: a secret per line (HS256),\n"
 		  "                            or public keys in PEM (RS256, ES256); repeatable, and read\n"
 		  "                            again on SIGHUP\n"
@@ -100,7 +105,8 @@ usage(FILE *stream)
 		  "  --max-subscriptions N     subscriptions of one connection (32)\n"
 		  "  --help                    this text\n\n"
 		  "Each option is also read from the environment: --jwt-key-file is IOT_PUSHD_JWT_KEY_FILE\n"
-		  "and so on; repeatable ones hold several values separated by commas.\n", stream);
+		  "and so on; repeatable ones hold several values separated by commas, IOT_PUSHD_CELL one\n"
+		  "a line.\n", stream);
 }
 
 static bool
@@ -112,6 +118,38 @@ add_value(const char **values, int *n, const char *value, const char *name)
 		return false;
 	}
 	values[(*n)++] = value;
+	return true;
+}
+
+/* Takes "name=conninfo". */
+static bool
+add_cell(const char *value)
+{
+	size_t		len = strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_-");
+	char	   *name;
+
+	if (len == 0 || len > MAX_CELL_NAME || value[len] != '=')
+	{
+		fprintf(stderr, "iot-pushd: option --cell must be NAME=CONNINFO, with a name of at most %d "
+				"small letters, digits, - and _\n", MAX_CELL_NAME);
+		return false;
+	}
+	name = strndup(value, len);
+	for (int i = 0; i < options.n_cells && name != NULL; i++)
+	{
+		if (strcmp(options.cell_names[i], name) == 0)
+		{
+			fprintf(stderr, "iot-pushd: there are two cells of name \"%s\"\n", name);
+			return false;
+		}
+	}
+	if (name == NULL || options.n_cells == MAX_CELLS)
+	{
+		fprintf(stderr, "iot-pushd: there may be %d cells at most\n", MAX_CELLS);
+		return false;
+	}
+	options.cell_names[options.n_cells] = name;
+	options.conninfos[options.n_cells++] = value + len + 1;
 	return true;
 }
 
@@ -135,6 +173,7 @@ set_number(int *target, const char *value, const char *name, int max)
 static const struct option long_options[] = {
 	{"listen", required_argument, NULL, 'l'},
 	{"conninfo", required_argument, NULL, 'd'},
+	{"cell", required_argument, NULL, 'e'},
 	{"jwt-key-file", required_argument, NULL, 'k'},
 	{"jwt-aud", required_argument, NULL, 'a'},
 	{"allow-origin", required_argument, NULL, 'o'},
@@ -156,8 +195,10 @@ set_option(int option, const char *value)
 			options.listen = value;
 			return true;
 		case 'd':
-			options.conninfo = value;
+			conninfo = value;
 			return true;
+		case 'e':
+			return add_cell(value);
 		case 'k':
 			return add_value(options.key_files, &options.n_key_files, value, "jwt-key-file");
 		case 'a':
@@ -200,13 +241,15 @@ read_environment(void)
 		value = getenv(name);
 		if (value == NULL || *value == '\0')
 			continue;
-		if (option->val == 'k' || option->val == 'o')
+		if (option->val == 'k' || option->val == 'o' || option->val == 'e')
 		{
+			/* connection strings have commas of their own */
+			const char *between = option->val == 'e' ? "\n" : ",";
 			char	   *save = NULL;
 			char	   *copy = strdup(value);
 
-			for (char *item = copy == NULL ? NULL : strtok_r(copy, ",", &save); item != NULL;
-				 item = strtok_r(NULL, ",", &save))
+			for (char *item = copy == NULL ? NULL : strtok_r(copy, between, &save); item != NULL;
+				 item = strtok_r(NULL, between, &save))
 			{
 				if (!set_option(option->val, item))
 					return false;
@@ -242,7 +285,12 @@ read_options(int argc, char **argv)
 			options.n_allow_origins = 0;
 		keys_given |= option == 'k';
 		origins_given |= option == 'o';
-		conninfo_from_arguments |= option == 'd';
+		if ((option == 'd' || option == 'e') && !databases_from_arguments)
+		{
+			databases_from_arguments = true;
+			options.n_cells = 0;
+			conninfo = NULL;
+		}
 		if (option == '?' || !set_option(option, optarg))
 		{
 			if (option == '?')
@@ -250,11 +298,19 @@ read_options(int argc, char **argv)
 			return 2;
 		}
 	}
-	if (optind != argc || options.conninfo == NULL || options.n_key_files == 0)
+	if (optind != argc || (conninfo == NULL && options.n_cells == 0) || options.n_key_files == 0)
 	{
 		usage(stderr);
 		return 2;
 	}
+	if (conninfo != NULL && options.n_cells > 0)
+	{
+		fputs("iot-pushd: --conninfo is for one database, --cell for several: give one of them\n",
+			  stderr);
+		return 2;
+	}
+	if (conninfo != NULL)
+		options.conninfos[options.n_cells++] = conninfo;
 	if ((options.tls_cert == NULL) != (options.tls_key == NULL))
 	{
 		fputs("iot-pushd: --tls-cert and --tls-key belong together\n", stderr);
@@ -370,7 +426,7 @@ stop(void)
 	stopping = true;
 	listen_close();
 	clients_close_all(CLOSE_GOING_AWAY, "going away");
-	while ((client_total() > 0 || (feed_ready() && feed_waiting_records() > 0)) &&
+	while ((client_total() > 0 || feed_has_records()) &&
 		   now_ms() < deadline)
 	{
 		if (lws_service(context, 0) < 0)
@@ -390,8 +446,10 @@ main(int argc, char **argv)
 
 	if (status >= 0)
 		return status;
-	if (!pg_check_conninfo(options.conninfo, conninfo_from_arguments, error, sizeof(error)))
+	for (int i = 0; i < options.n_cells; i++)
 	{
+		if (pg_check_conninfo(options.conninfos[i], databases_from_arguments, error, sizeof(error)))
+			continue;
 		fprintf(stderr, "iot-pushd: %s\n", error);
 		return 2;
 	}
@@ -410,7 +468,7 @@ main(int argc, char **argv)
 	if (!listen_open(options.listen))
 		return 1;
 	clients_start_scan();
-	if (!feed_start(options.conninfo))
+	if (!feed_start())
 		return 1;
 	while (!stop_requested && lws_service(context, 0) >= 0)
 	{

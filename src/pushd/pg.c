@@ -38,7 +38,9 @@ typedef enum PgState
 struct Pg
 {
 	const PgUse *use;
+	void	   *owner;
 	const char *conninfo;
+	const char *prefix;			/* of its lines in the log */
 	PgState		state;
 	PGconn	   *conn;
 	PostgresPollingStatusType poll; /* what a connection in the making waits for */
@@ -135,7 +137,7 @@ log_error(Pg *pg, const char *why)
 	if (strcmp(line, pg->last_error) == 0)
 		return;
 	strcpy(pg->last_error, line);
-	log_line("%s: %s", pg->use->trouble, line);
+	log_line("%s%s: %s", pg->prefix, pg->use->trouble, line);
 }
 
 /* Gives the connection up, tells whoever waits for an answer, and comes back later. */
@@ -156,7 +158,7 @@ pg_fail(Pg *pg, const char *why)
 	pg->failed = false;
 	pg->busy = false;
 	pg->done = NULL;
-	pg->use->disconnected();
+	pg->use->disconnected(pg->owner);
 	if (done != NULL)
 		done(NULL, pg->arg);
 	if (!stopping)
@@ -282,7 +284,7 @@ take_results(Pg *pg)
 			}
 			pg->busy = false;
 			pg->state = PG_READY;
-			pg->use->connected();
+			pg->use->connected(pg->owner);
 			continue;
 		}
 		result = pg->failed ? NULL : pg->rows;
@@ -318,8 +320,8 @@ read_socket(Pg *pg)
 		PQfreemem(notify);
 	}
 	if (hinted && pg->use->hinted != NULL)
-		pg->use->hinted();
-	pg->use->pump();
+		pg->use->hinted(pg->owner);
+	pg->use->pump(pg->owner);
 }
 
 /* Of the duplicate of libpq's socket; one that is no longer ours is closed by its next event. */
@@ -367,14 +369,16 @@ pg_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, void 
 
 /* A connection that is tried until it is there; NULL without memory. */
 Pg *
-pg_start(const char *conninfo, const PgUse *use)
+pg_start(const char *conninfo, const char *prefix, const PgUse *use, void *owner)
 {
 	Pg		   *pg = calloc(1, sizeof(Pg));
 
 	if (pg == NULL)
 		return NULL;
 	pg->use = use;
+	pg->owner = owner;
 	pg->conninfo = conninfo;
+	pg->prefix = prefix;
 	iot_backoff_init(&pg->backoff, BACKOFF_BASE_MS, BACKOFF_CAP_MS,
 					 (uint64_t) getpid() ^ (uint64_t) lws_now_usecs() ^ (uintptr_t) pg);
 	lws_sul_schedule(context, 0, &pg->timer, connect_start, 1);

@@ -22,15 +22,15 @@ typedef struct PgArray
 
 typedef struct Pg Pg;
 
-/* What a connection is for, and who is told of it. */
+/* What a connection is for; its owner is told of it. */
 typedef struct PgUse
 {
 	const char *setup;			/* statements that begin a session */
 	const char *trouble;		/* begins a line of the log about an error */
-	void		(*connected) (void);
-	void		(*disconnected) (void);
-	void		(*hinted) (void);	/* a NOTIFY came; or NULL */
-	void		(*pump) (void);		/* another statement may be sent */
+	void		(*connected) (void *owner);
+	void		(*disconnected) (void *owner);
+	void		(*hinted) (void *owner);	/* a NOTIFY came; or NULL */
+	void		(*pump) (void *owner);	/* another statement may be sent */
 } PgUse;
 
 /* Gets the rows, or NULL where the statement failed or the connection is gone. */
@@ -38,7 +38,7 @@ typedef void (*PgDone) (const PGresult *rows, void *arg);
 
 extern bool pg_check_conninfo(const char *conninfo, bool from_arguments, char *error,
 							  size_t error_size);
-extern Pg  *pg_start(const char *conninfo, const PgUse *use);
+extern Pg  *pg_start(const char *conninfo, const char *prefix, const PgUse *use, void *owner);
 extern void pg_stop(Pg *pg);
 extern bool pg_connected(const Pg *pg);
 extern bool pg_idle(const Pg *pg);

@@ -62,28 +62,66 @@ protocol_error(Client *client, const int64_t *id, const char *code, const char *
 	send_object(client, object);
 }
 
+/* Says how far the cell has come. */
+static void
+add_head(cJSON *object, const Cell *cell)
+{
+	cJSON_AddStringToObject(object, "epoch", cell->epoch);
+	cJSON_AddNumberToObject(object, "seq", (double) cell->cursor);
+}
+
+/* Says whether the cell is there for the client. */
+static void
+add_state(cJSON *object, const Place *place)
+{
+	bool		here = place->allowed && place->cell->ready;
+
+	cJSON_AddStringToObject(object, "state", place->refused ? "refused" : here ? "here" : "away");
+	if (here)
+		add_head(object, place->cell);
+}
+
 void
 protocol_ready(Client *client)
 {
 	cJSON	   *object = new_object("ready", NULL);
+	cJSON	   *list;
 
 	cJSON_AddStringToObject(object, "user", client->user->name);
-	cJSON_AddStringToObject(object, "epoch", feed_epoch());
-	cJSON_AddNumberToObject(object, "seq", (double) feed_cursor());
+	if (!cells_named())
+		add_head(object, &cells[0]);
+	else
+	{
+		list = cJSON_AddObjectToObject(object, "cells");
+		for (int i = 0; i < n_cells; i++)
+			add_state(cJSON_AddObjectToObject(list, cells[i].name), &client->places[i]);
+	}
 	send_object(client, object);
+}
+
+/* A cell has come or gone, or takes the client no longer. */
+void
+protocol_cell(const Place *place)
+{
+	cJSON	   *object = new_object("cell", NULL);
+
+	cJSON_AddStringToObject(object, "cell", place->cell->name);
+	add_state(object, place);
+	send_object(place->client, object);
 }
 
 /* The position of a subscription, or of all, means nothing: the client goes on from this one. */
 void
-protocol_reset(Client *client, const Subscription *subscription, const char *reason)
+protocol_reset(const Place *place, const Subscription *subscription, const char *reason)
 {
 	cJSON	   *object = new_object("reset", subscription != NULL ? &subscription->id : NULL);
 
 	metrics.resets++;
+	if (cells_named())
+		cJSON_AddStringToObject(object, "cell", place->cell->name);
 	cJSON_AddStringToObject(object, "reason", reason);
-	cJSON_AddStringToObject(object, "epoch", feed_epoch());
-	cJSON_AddNumberToObject(object, "seq", (double) feed_cursor());
-	send_object(client, object);
+	add_head(object, place->cell);
+	send_object(place->client, object);
 }
 
 /* A whole number from min up to MAX_ID; false where the item is none. */
@@ -214,26 +252,93 @@ find_subscription(Client *client, int64_t id)
 	return subscription;
 }
 
-/* Takes over the position, if the request has one; NULL, or what is wrong. */
+/* Takes over the position, if the object has one; NULL, or what is wrong. */
 static const char *
-read_position(Subscription *subscription, const cJSON *request)
+read_position(Position *position, const cJSON *object, const char *name)
 {
-	const cJSON *after_seq = cJSON_GetObjectItemCaseSensitive(request, "after_seq");
-	const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(request, "epoch");
+	const cJSON *after_seq = cJSON_GetObjectItemCaseSensitive(object, name);
+	const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(object, "epoch");
 
 	if (epoch != NULL && !cJSON_IsNull(epoch))
 	{
 		if (!cJSON_IsString(epoch))
 			return "epoch must be a string";
 		/* one that is too long is cut, and is as wrong as it was */
-		snprintf(subscription->epoch, sizeof(subscription->epoch), "%s", epoch->valuestring);
+		snprintf(position->epoch, sizeof(position->epoch), "%s", epoch->valuestring);
 	}
 	if (after_seq == NULL || cJSON_IsNull(after_seq))
 		return NULL;
-	if (!get_integer(after_seq, 0, &subscription->after_seq))
-		return "after_seq must be a whole number";
-	subscription->resumes = true;
+	if (!get_integer(after_seq, 0, &position->after_seq))
+		return "a position must be a whole number";
+	position->resumes = true;
 	return NULL;
+}
+
+/* The same of each cell, from "after"; NULL, or what is wrong. */
+static const char *
+read_after(Subscription *subscription, const cJSON *request)
+{
+	const cJSON *after = cJSON_GetObjectItemCaseSensitive(request, "after");
+	const cJSON *item;
+
+	if (cJSON_HasObjectItem(request, "after_seq") || cJSON_HasObjectItem(request, "epoch"))
+		return "several cells are served here; name positions by \"after\"";
+	if (after == NULL || cJSON_IsNull(after))
+		return NULL;
+	if (!cJSON_IsObject(after))
+		return "after must be an object, with a position by cell";
+	cJSON_ArrayForEach(item, after)
+	{
+		const Cell *cell = cell_by_name(item->string);
+		const char *why;
+
+		if (cell == NULL || !cJSON_IsObject(item))
+			return "after must name cells that are served here, with a position each";
+		why = read_position(&subscription->positions[cell->index], item, "seq");
+		if (why != NULL)
+			return why;
+	}
+	return NULL;
+}
+
+/* Takes over where the subscription begins; NULL, or what is wrong. */
+static const char *
+read_positions(const Client *client, Subscription *subscription, const cJSON *request)
+{
+	const char *why;
+
+	if (cells_named())
+		why = read_after(subscription, request);
+	else if (cJSON_HasObjectItem(request, "after"))
+		why = "there are no cells here; name a position by after_seq and epoch";
+	else
+		why = read_position(&subscription->positions[0], request, "after_seq");
+	for (int i = 0; i < n_cells && why == NULL; i++)
+	{
+		if (subscription->positions[i].resumes && client->places[i].seen_overflow)
+			why = "resume with a position first, on a connection that has not received too much else";
+	}
+	return why;
+}
+
+/* The cell that a message is for; else the client is told what is wrong, and it is NULL. */
+static Cell *
+read_cell(Client *client, const cJSON *request, const int64_t *id)
+{
+	const cJSON *name = cJSON_GetObjectItemCaseSensitive(request, "cell");
+	Cell	   *cell = &cells[0];
+
+	if (!cells_named())
+		return cell;
+	if (!cJSON_IsString(name))
+	{
+		protocol_error(client, id, "invalid", "several cells are served here; name one by \"cell\"");
+		return NULL;
+	}
+	cell = cell_by_name(name->valuestring);
+	if (cell == NULL)
+		protocol_error(client, id, "unknown", "there is no cell of this name");
+	return cell;
 }
 
 /* Whether the client may have another subscription, of that id; else it is told why not. */
@@ -259,7 +364,7 @@ take_subscribe(Client *client, const cJSON *request, int64_t id)
 
 	if (!may_subscribe(client, id))
 		return;
-	subscription = calloc(1, sizeof(Subscription));
+	subscription = calloc(1, sizeof(Subscription) + (size_t) n_cells * sizeof(Position));
 	if (subscription == NULL)
 	{
 		client_close(client, CLOSE_INTERNAL, "out of memory");
@@ -268,9 +373,7 @@ take_subscribe(Client *client, const cJSON *request, int64_t id)
 	subscription->id = id;
 	why = read_words(subscription, request);
 	if (why == NULL)
-		why = read_position(subscription, request);
-	if (why == NULL && subscription->resumes && client->seen_overflow)
-		why = "resume with after_seq first, on a connection that has not received too much else";
+		why = read_positions(client, subscription, request);
 	if (why != NULL)
 	{
 		protocol_error(client, &id, "invalid", why);
@@ -290,11 +393,16 @@ take_subscribe(Client *client, const cJSON *request, int64_t id)
 static void
 take_live(Client *client, const cJSON *request, int64_t id)
 {
+	Cell	   *only = NULL;
 	const char *why;
 
 	if (!may_subscribe(client, id))
 		return;
-	why = telemetry_watch(client, id, request);
+	/* without a name, of whichever cells the devices are in */
+	if (cells_named() && cJSON_HasObjectItem(request, "cell") &&
+		(only = read_cell(client, request, &id)) == NULL)
+		return;
+	why = telemetry_watch(client, only, id, request);
 	if (why != NULL)
 	{
 		protocol_error(client, &id, "invalid", why);
@@ -327,20 +435,24 @@ take_unsubscribe(Client *client, int64_t id)
 	client->n_subscriptions--;
 	subscription_free(subscription);
 	if (client->subscriptions == NULL)
-		feed_forget(client);
+		feed_unsubscribed(client);
 	send_object(client, new_object("unsubscribed", &id));
 }
 
 static void
 take_ack(Client *client, const cJSON *request)
 {
+	const Cell *cell = read_cell(client, request, NULL);
+	Place	   *place = cell != NULL ? &client->places[cell->index] : NULL;
 	int64_t		seq;
 
+	if (place == NULL)
+		return;
 	if (!get_integer(cJSON_GetObjectItemCaseSensitive(request, "seq"), 0, &seq) ||
-		seq > client->last_seq)
+		seq > place->last_seq)
 		protocol_error(client, NULL, "invalid", "seq must be one that this connection received");
-	else if (seq > client->acked)
-		client->acked = seq;
+	else if (seq > place->acked)
+		place->acked = seq;
 }
 
 static void
@@ -354,18 +466,50 @@ take_auth(Client *client, const cJSON *request)
 		client_check_token(client, token, strlen(token));
 }
 
+/* The cell where a name and a password are judged: any will do, but where the client names one. */
+static Cell *
+log_in_cell(const cJSON *request)
+{
+	const char *name = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "cell"));
+
+	if (cells_named() && name != NULL)
+		return cell_by_name(name);
+	for (int i = 0; i < n_cells; i++)
+	{
+		if (cells[i].ready)
+			return &cells[i];
+	}
+	return &cells[0];
+}
+
 static void
 take_log_in(Client *client, const cJSON *request)
 {
+	Cell	   *cell = log_in_cell(request);
 	const char *username =
 		cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "username"));
 	const char *password =
 		cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "password"));
 
-	if (username == NULL || password == NULL)
+	if (cell == NULL || username == NULL || password == NULL)
 		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
 	else
-		request_log_in(client, username, password);
+		request_log_in(client, cell, username, password);
+}
+
+/* Hands a question or an order to the cell that it names. */
+static void
+take_question(Client *client, const cJSON *request, int64_t id, const char *text, size_t len)
+{
+	Cell	   *cell = read_cell(client, request, &id);
+
+	if (cell == NULL)
+		return;
+	if (!client->places[cell->index].allowed)
+		protocol_error(client, &id, "unavailable", client->places[cell->index].refused ?
+					   "the cell does not take this token" : "the cell is away");
+	else
+		request_send(client, cell, id, text, len);
 }
 
 static void
@@ -390,7 +534,7 @@ take_request(Client *client, const cJSON *request, const char *text, size_t len)
 	else if (!has_id)
 		protocol_error(client, NULL, "invalid", "id is missing");
 	else if (request_is_op(op))
-		request_send(client, id, text, len);
+		take_question(client, request, id, text, len);
 	else if (strcmp(op, "subscribe") == 0)
 		take_subscribe(client, request, id);
 	else if (strcmp(op, "live") == 0)

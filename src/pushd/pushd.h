@@ -6,10 +6,10 @@
  * The daemon is one thread in one libwebsockets loop.  main.c reads the settings, log.c writes the
  * log, listen.c accepts, http.c reads a request's head and answer.c answers it, client.c owns
  * connections, user.c knows whose they are, queue.c holds what waits for them, frame.c reads frames,
- * auth.c judges tokens, protocol.c understands what clients say, pg.c connects to the database, and
- * feed.c decides what is asked there: live.c what is new, catchup.c what one client missed, record.c
- * what was taken, telemetry.c what sensors say, recheck.c who still may be connected.  request.c has
- * questions and orders of users answered.
+ * auth.c judges tokens, protocol.c understands what clients say, pg.c connects to databases, the
+ * cells (cell.h), and feed.c decides what is asked in each: access.c who may come in, recheck.c who
+ * still may be there, live.c what is new, catchup.c what one client missed, record.c what was taken,
+ * telemetry.c what sensors say.  request.c has questions and orders of users answered.
  */
 #ifndef IOT_PUSHD_PUSHD_H
 #define IOT_PUSHD_PUSHD_H
@@ -30,6 +30,8 @@
 #endif
 
 #define MAX_OPTION_VALUES	16
+#define MAX_CELLS			16
+#define MAX_CELL_NAME		32
 
 /* Close codes: 4xxx are the protocol's own. */
 #define CLOSE_NORMAL		1000
@@ -56,12 +58,15 @@
 #define LINGER_MS			1500	/* for a client to answer our close */
 #define PING_AFTER_MS		30000	/* of silence */
 #define SILENCE_MS			45000	/* and then it is gone */
+#define SETTLE_MS			1000	/* how long a client waits for cells that say nothing */
 #define SCAN_MS				250
 
 typedef struct Options
 {
 	const char *listen;
-	const char *conninfo;
+	const char *conninfos[MAX_CELLS];
+	const char *cell_names[MAX_CELLS];	/* NULL for a database that is the only one */
+	int			n_cells;
 	const char *key_files[MAX_OPTION_VALUES];
 	int			n_key_files;
 	const char *audience;
@@ -98,6 +103,11 @@ typedef struct Metrics
 	uint64_t	requests;		/* questions and orders handed to the database */
 } Metrics;
 
+typedef struct Cell Cell;
+typedef struct Client Client;
+typedef struct Place Place;
+typedef struct Watch Watch;
+
 /* A text on its way to any number of sockets, with its frame header before it. */
 typedef struct Message
 {
@@ -106,14 +116,12 @@ typedef struct Message
 	bool		is_value;
 	bool		is_pong;
 	bool		broadcast;		/* a delivery to "whoever comes first" waits for it */
-	int64_t		seq;
+	Cell	   *cell;			/* that it comes from, or NULL */
+	int64_t		seq;			/* of an event, there */
 	uint32_t	len;			/* of the text */
 	uint8_t		header_len;		/* of the frame's header, which ends where the text begins */
 	unsigned char bytes[];		/* LWS_PRE + FRAME_HEADER_MAX, then the text */
 } Message;
-
-typedef struct Client Client;
-typedef struct Watch Watch;
 
 /* A user with at least one socket that is ready. */
 typedef struct User
@@ -122,25 +130,31 @@ typedef struct User
 	struct User *all_next;
 	struct User *all_prev;
 	int			refs;			/* sockets, and what waits to be recorded */
-	int			in_flight;		/* events queued or taken, and not recorded yet */
+	int			in_flight[MAX_CELLS];	/* events queued or taken, and not recorded yet */
 	Client	   *clients;
 	char		name[];
 } User;
 
-typedef struct Subscription
+/* How far a subscription has come in one cell. */
+typedef struct Position
 {
-	struct Subscription *next;
-	int64_t		id;
 	int64_t		after_seq;		/* nothing up to this is wanted */
 	int64_t		from;			/* all eligible events in (from, served_to] were offered */
 	int64_t		served_to;		/* stands still while the client is live */
 	bool		resumes;		/* came with after_seq, which is still to be checked */
 	bool		pending;		/* the user's pending deliveries come first */
 	char		epoch[40];		/* that after_seq belongs to; empty where not told */
+} Position;
+
+typedef struct Subscription
+{
+	struct Subscription *next;
+	int64_t		id;
 	int			n_events;
 	int			n_devices;
 	int			n_groups;
 	char	  **words;			/* events, then devices, then groups; one allocation */
+	Position	positions[];	/* by cell */
 } Subscription;
 
 typedef struct QueueItem
@@ -164,13 +178,6 @@ typedef enum ClientState
 	CLIENT_LINGER				/* everything is written; waits for the other side */
 } ClientState;
 
-typedef enum FeedState
-{
-	FEED_NONE,					/* subscribed to nothing */
-	FEED_CATCH_UP,				/* reads from the table, page by page */
-	FEED_LIVE					/* gets what is new as it comes */
-} FeedState;
-
 struct Client
 {
 	struct lws *wsi;
@@ -178,19 +185,16 @@ struct Client
 	Client	   *next;			/* of all */
 	Client	   *prev;
 	Client	   *user_next;		/* of the user's */
-	Client	   *feed_next;		/* of those that wait for the database */
 	User	   *user;
+	Place	   *places;			/* by cell; NULL until a good token has come */
+	Place	   *paging;			/* the one that waits for a page, or NULL */
+	int			page_turn;		/* index of the cell that had the last page */
 	ClientState state;
-	FeedState	feed;
-	bool		feed_queued;
-	bool		feed_asked;		/* a statement about it is under way */
-	bool		feed_restart;	/* ... whose page is to be thrown away */
 	bool		is_websocket;
 	bool		rx_paused;
 	bool		pong_queued;
 	bool		close_written;
 	bool		peer_closed;
-	bool		seen_overflow;	/* seen could not keep all */
 	uint16_t	close_code;
 	const char *close_reason;	/* constant text */
 	int64_t		deadline;		/* of the state, in ms of the monotonic clock */
@@ -199,14 +203,6 @@ struct Client
 	int64_t		expires_at;		/* of the token */
 	char	   *issued_at;		/* likewise, a number as text; NULL where it does not say */
 	char	   *token_id;		/* likewise; NULL where it has none */
-	int			recheck_place;	/* in the statement under way, or -1 */
-	int64_t		live_after;		/* live: nothing up to this again */
-	int64_t		pending_after;	/* catching up: pages of pending deliveries begin here */
-	int64_t		pending_until;
-	int64_t		acked;
-	int64_t		last_seq;		/* highest sequence number queued */
-	int64_t    *seen;			/* seqs of pending deliveries that went to this socket */
-	int			n_seen;
 	int			n_requests;		/* that wait for their answer */
 	int			n_log_ins;		/* tried on this connection */
 	int			n_subscriptions;	/* watches included */
@@ -220,6 +216,7 @@ struct Client
 	char	   *inbox;			/* the request's head; later messages that wait, each with a zero */
 	HttpReply  *reply;
 	AuthUser   *claimed;		/* while authorizing */
+	int64_t		settle_at;		/* likewise: which cells have said nothing by then come later */
 	FrameReader reader;
 };
 
@@ -264,7 +261,7 @@ extern int	client_total(void);
 extern void client_close(Client *client, uint16_t code, const char *reason);
 extern void client_upgraded(Client *client, const char *token, size_t token_len);
 extern void client_check_token(Client *client, const char *token, size_t len);
-extern void client_authorized(Client *client, bool allowed);
+extern void client_authorized(Client *client);
 extern void clients_start_scan(void);
 extern void clients_close_all(uint16_t code, const char *reason);
 extern bool client_is_open(const Client *client);
@@ -279,9 +276,12 @@ extern void user_leave(Client *client);
 /* queue.c */
 extern Message *message_new(const char *text, size_t len);
 extern void message_release(Message *message);
+extern Message *message_of_cell(Cell *cell, const char *text, size_t len);
 extern void client_reply(Client *client, const char *text);
+extern void client_reply_of_cell(Client *client, Cell *cell, const char *text);
 extern void client_enqueue(Client *client, Message *message, bool record);
 extern void queue_free(Client *client, QueueItem *item, bool taken);
+extern void queue_drop(Client *client, const Cell *cell);
 extern void queue_control(Client *client, FrameOpcode opcode, const void *data, size_t len);
 extern int	queue_write(Client *client);
 extern int	queue_write_bytes(Client *client, unsigned char *bytes, size_t len);
@@ -291,7 +291,9 @@ extern void protocol_message(Client *client, const char *text, size_t len);
 extern void protocol_error(Client *client, const int64_t *id, const char *code,
 						   const char *message);
 extern void protocol_ready(Client *client);
-extern void protocol_reset(Client *client, const Subscription *subscription, const char *reason);
+extern void protocol_cell(const Place *place);
+extern void protocol_reset(const Place *place, const Subscription *subscription,
+						   const char *reason);
 extern bool subscription_matches(const Subscription *subscription, const char *event,
 								 const char *device, const char *device_group);
 extern void subscription_free(Subscription *subscription);

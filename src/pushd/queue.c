@@ -8,11 +8,13 @@
  */
 #include "pushd/pushd.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "pushd/feed.h"
 
+/* Without a text, its bytes are the caller's to fill in. */
 static Message *
 make_message(FrameOpcode opcode, const void *text, size_t len)
 {
@@ -28,7 +30,7 @@ make_message(FrameOpcode opcode, const void *text, size_t len)
 	message->header_len = (uint8_t) frame_header(header, opcode, len);
 	memcpy(message->bytes + LWS_PRE + FRAME_HEADER_MAX - message->header_len, header,
 		   message->header_len);
-	if (len > 0)
+	if (text != NULL)
 		memcpy(message->bytes + LWS_PRE + FRAME_HEADER_MAX, text, len);
 	return message;
 }
@@ -38,6 +40,34 @@ Message *
 message_new(const char *text, size_t len)
 {
 	return make_message(FRAME_TEXT, text, len);
+}
+
+/*
+ * The same for an object that a cell said, which is told whose it is where cells have names.  Names are
+ * short and need no escaping.
+ */
+Message *
+message_of_cell(Cell *cell, const char *text, size_t len)
+{
+	char		begin[64];
+	int			begin_len = 0;
+	Message    *message;
+
+	if (cell->name != NULL && len > 1 && text[0] == '{')
+		begin_len = snprintf(begin, sizeof(begin), "{\"cell\":\"%s\",", cell->name);
+	message = begin_len == 0 ? message_new(text, len) :
+		make_message(FRAME_TEXT, NULL, (size_t) begin_len + len - 1);
+	if (message == NULL)
+		return NULL;
+	if (begin_len > 0)
+	{
+		unsigned char *bytes = message->bytes + LWS_PRE + FRAME_HEADER_MAX;
+
+		memcpy(bytes, begin, (size_t) begin_len);
+		memcpy(bytes + begin_len, text + 1, len - 1);
+	}
+	message->cell = cell;
+	return message;
 }
 
 void
@@ -75,24 +105,21 @@ client_enqueue(Client *client, Message *message, bool record)
 	item->queued_at = now_ms();
 	item->record = record;
 	if (record)
-		client->user->in_flight++;
+		client->user->in_flight[message->cell->index]++;
 	if (client->queue_last != NULL)
 		client->queue_last->next = item;
 	else
 		client->queue = item;
 	client->queue_last = item;
 	client->queue_bytes += message->len;
-	if (message->seq > client->last_seq)
-		client->last_seq = message->seq;
+	if (message->is_event && message->seq > client->places[message->cell->index].last_seq)
+		client->places[message->cell->index].last_seq = message->seq;
 	lws_callback_on_writable(client->wsi);
 }
 
-/* Queues an answer of the protocol. */
-void
-client_reply(Client *client, const char *text)
+static void
+reply(Client *client, Message *message)
 {
-	Message    *message = message_new(text, strlen(text));
-
 	if (message == NULL)
 	{
 		client_close(client, CLOSE_INTERNAL, "out of memory");
@@ -100,6 +127,20 @@ client_reply(Client *client, const char *text)
 	}
 	client_enqueue(client, message, false);
 	message_release(message);
+}
+
+/* Queues an answer of the protocol. */
+void
+client_reply(Client *client, const char *text)
+{
+	reply(client, message_new(text, strlen(text)));
+}
+
+/* Queues an answer that a cell gave. */
+void
+client_reply_of_cell(Client *client, Cell *cell, const char *text)
+{
+	reply(client, message_of_cell(cell, text, strlen(text)));
 }
 
 void
@@ -113,7 +154,7 @@ queue_free(Client *client, QueueItem *item, bool taken)
 		if (item->record && taken)
 			feed_taken(client->user, item->message);
 		else if (item->record)
-			client->user->in_flight--;
+			client->user->in_flight[item->message->cell->index]--;
 		if (taken)
 		{
 			metrics.events_sent += item->message->is_event;
@@ -123,6 +164,31 @@ queue_free(Client *client, QueueItem *item, bool taken)
 		free(item);
 		item = next;
 	}
+}
+
+/* Takes what the cell said out of the queue. */
+void
+queue_drop(Client *client, const Cell *cell)
+{
+	QueueItem  *dropped = NULL;
+	QueueItem **link = &client->queue;
+
+	client->queue_last = NULL;
+	while (*link != NULL)
+	{
+		QueueItem  *item = *link;
+
+		if (item->message->cell == cell)
+		{
+			*link = item->next;
+			item->next = dropped;
+			dropped = item;
+			continue;
+		}
+		client->queue_last = item;
+		link = &item->next;
+	}
+	queue_free(client, dropped, false);
 }
 
 void

@@ -19,37 +19,56 @@ typedef struct Record
 	bool		broadcast;
 } Record;
 
-static Record *records;
-static size_t n_records;
-static size_t size_records;
-static size_t sending;			/* how many of the first ones are on their way */
+/* Those of one cell. */
+typedef struct Records
+{
+	Record	   *all;
+	size_t		n;
+	size_t		size;
+	size_t		sending;		/* how many of the first ones are on their way */
+} Records;
+
+static Records records[MAX_CELLS];
 
 static void record_done(const PGresult *rows, void *arg);
 
 /* Deliveries that were taken and are not written down yet. */
 size_t
-feed_waiting_records(void)
+feed_waiting_records(const Cell *cell)
 {
-	return n_records;
+	return records[cell->index].n;
+}
+
+/* Whether any could be written down now. */
+bool
+feed_has_records(void)
+{
+	for (int i = 0; i < n_cells; i++)
+	{
+		if (cells[i].ready && records[i].n > 0)
+			return true;
+	}
+	return false;
 }
 
 bool
-record_send(void)
+record_send(Cell *cell)
 {
 	static PgArray seqs;
 	static PgArray names;
+	Records    *r = &records[cell->index];
 	const char *values[2];
 
 	pg_array_begin(&seqs);
 	pg_array_begin(&names);
-	sending = n_records < RECORD_BATCH ? n_records : RECORD_BATCH;
-	for (size_t i = 0; i < sending; i++)
+	r->sending = r->n < RECORD_BATCH ? r->n : RECORD_BATCH;
+	for (size_t i = 0; i < r->sending; i++)
 	{
-		pg_array_add_int(&seqs, records[i].seq);
-		pg_array_add(&names, records[i].user->name);
-		if (records[i].broadcast)
+		pg_array_add_int(&seqs, r->all[i].seq);
+		pg_array_add(&names, r->all[i].user->name);
+		if (r->all[i].broadcast)
 		{
-			pg_array_add_int(&seqs, records[i].seq);
+			pg_array_add_int(&seqs, r->all[i].seq);
 			pg_array_add(&names, "*");
 		}
 	}
@@ -57,52 +76,58 @@ record_send(void)
 	values[1] = pg_array_end(&names);
 	if (values[0] == NULL || values[1] == NULL)
 		return false;
-	return pg_send(feed.pg, "SELECT iot_internal.push_delivered($1, $2)", 2, values, record_done,
-				   NULL);
+	return pg_send(cell->pg, "SELECT iot_internal.push_delivered($1, $2)", 2, values, record_done,
+				   cell);
 }
 
 static void
 record_done(const PGresult *rows, void *arg)
 {
+	Cell	   *cell = arg;
+	Records    *r = &records[cell->index];
+
 	if (rows == NULL)
 	{
 		/* they stay, to be recorded over the next connection */
-		sending = 0;
-		if (pg_connected(feed.pg))
-			pg_fail(feed.pg, "could not record deliveries");
+		r->sending = 0;
+		if (pg_connected(cell->pg))
+			pg_fail(cell->pg, "could not record deliveries");
 		return;
 	}
 	metrics.deliveries_recorded += (uint64_t) feed_int(rows, 0, 0);
-	for (size_t i = 0; i < sending; i++)
+	for (size_t i = 0; i < r->sending; i++)
 	{
-		records[i].user->in_flight--;
-		user_release(records[i].user);
+		r->all[i].user->in_flight[cell->index]--;
+		user_release(r->all[i].user);
 	}
-	n_records -= sending;
-	memmove(records, records + sending, n_records * sizeof(Record));
-	sending = 0;
+	r->n -= r->sending;
+	memmove(r->all, r->all + r->sending, r->n * sizeof(Record));
+	r->sending = 0;
 }
 
 /* A socket of the user took the message: to be written down. */
 void
 feed_taken(User *user, const Message *message)
 {
-	if (n_records == size_records)
+	Records    *r = &records[message->cell->index];
+
+	if (r->n == r->size)
 	{
-		size_t		size = size_records == 0 ? 64 : size_records * 2;
-		Record	   *larger = realloc(records, size * sizeof(Record));
+		size_t		size = r->size == 0 ? 64 : r->size * 2;
+		Record	   *larger = realloc(r->all, size * sizeof(Record));
 
 		if (larger == NULL)
 		{
-			user->in_flight--;	/* stays pending, and is told once more */
+			/* stays pending, and is told once more */
+			user->in_flight[message->cell->index]--;
 			return;
 		}
-		records = larger;
-		size_records = size;
+		r->all = larger;
+		r->size = size;
 	}
 	user_hold(user);
-	records[n_records].seq = message->seq;
-	records[n_records].user = user;
-	records[n_records].broadcast = message->broadcast;
-	n_records++;
+	r->all[r->n].seq = message->seq;
+	r->all[r->n].user = user;
+	r->all[r->n].broadcast = message->broadcast;
+	r->n++;
 }

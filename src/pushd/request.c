@@ -6,8 +6,8 @@
  * proved; the database becomes that user and answers with a message for the client.  So this file
  * knows no query, and whatever a user may not see or do is refused there.
  *
- * Requests have connections of their own, made when the first one comes: a slow question delays
- * other questions, never a notification.  Each is bounded by the session's statement_timeout, and
+ * Requests have connections of their own in each cell, made when the first one comes: a slow question
+ * delays other questions there, never a notification.  Each is bounded by the session's statement_timeout, and
  * so many may wait for a client.  An order whose answer is lost with the connection may have been
  * carried out: the client is told that nobody knows, and asks again with the same request_id.
  */
@@ -46,17 +46,24 @@ typedef struct Asked
 typedef struct Connection
 {
 	Pg		   *pg;
+	Cell	   *cell;
 	Asked	   *asked;			/* the statement under way is about it */
 } Connection;
 
-static Connection connections[CONNECTIONS];
-static bool started;
-static Asked *waiting;
-static Asked *waiting_last;
-static int	n_waiting;
+/* Where requests to one cell are answered. */
+typedef struct Desk
+{
+	Connection	connections[CONNECTIONS];
+	bool		started;
+	Asked	   *waiting;
+	Asked	   *waiting_last;
+	int			n_waiting;
+} Desk;
 
-static void pump(void);
-static void disconnected(void);
+static Desk desks[MAX_CELLS];
+
+static void pump(void *owner);
+static void disconnected(void *owner);
 
 static const PgUse request_use = {
 	.setup = setup_sql,
@@ -102,6 +109,13 @@ is_wanted(const Asked *asked)
 		(asked->password != NULL ? CLIENT_ANONYMOUS : CLIENT_READY);
 }
 
+/* Whether it may be answered: the cell may have sent the user away since it came. */
+static bool
+is_allowed(const Asked *asked, const Cell *cell)
+{
+	return asked->password != NULL || asked->client->places[cell->index].allowed;
+}
+
 static void
 answer_error(Asked *asked, const char *code, const char *message)
 {
@@ -110,29 +124,31 @@ answer_error(Asked *asked, const char *code, const char *message)
 }
 
 static Asked *
-take_waiting(void)
+take_waiting(Desk *desk)
 {
-	Asked	   *asked = waiting;
+	Asked	   *asked = desk->waiting;
 
-	waiting = asked->next;
-	if (waiting == NULL)
-		waiting_last = NULL;
-	n_waiting--;
+	desk->waiting = asked->next;
+	if (desk->waiting == NULL)
+		desk->waiting_last = NULL;
+	desk->n_waiting--;
 	return asked;
 }
 
 /* No connection is left: nobody waits for one that may never come. */
 static void
-disconnected(void)
+disconnected(void *owner)
 {
+	Desk	   *desk = owner;
+
 	for (int i = 0; i < CONNECTIONS; i++)
 	{
-		if (connections[i].pg != NULL && pg_connected(connections[i].pg))
+		if (desk->connections[i].pg != NULL && pg_connected(desk->connections[i].pg))
 			return;
 	}
-	while (waiting != NULL)
+	while (desk->waiting != NULL)
 	{
-		Asked	   *asked = take_waiting();
+		Asked	   *asked = take_waiting(desk);
 
 		answer_error(asked, "unavailable", "the database is away");
 		asked_free(asked);
@@ -150,8 +166,8 @@ done(const PGresult *rows, void *arg)
 	if (rows != NULL)
 	{
 		pg_healthy(connection->pg);
-		if (is_wanted(asked))
-			client_reply(asked->client, PQgetvalue(rows, 0, 0));
+		if (is_wanted(asked) && is_allowed(asked, connection->cell))
+			client_reply_of_cell(asked->client, connection->cell, PQgetvalue(rows, 0, 0));
 	}
 	else if (!pg_connected(connection->pg))
 		answer_error(asked, "unknown_outcome",
@@ -189,8 +205,9 @@ send_to(Connection *connection, Asked *asked)
 	const char *values[3];
 	char	   *claims;
 
-	if (!is_wanted(asked))
+	if (!is_wanted(asked) || !is_allowed(asked, connection->cell))
 	{
+		answer_error(asked, "unavailable", "the cell no longer takes this token");
 		asked_free(asked);
 		return;
 	}
@@ -214,54 +231,62 @@ send_to(Connection *connection, Asked *asked)
 }
 
 static void
-pump(void)
+pump(void *owner)
 {
+	Desk	   *desk = owner;
+
 	for (int i = 0; i < CONNECTIONS; i++)
 	{
-		Connection *connection = &connections[i];
+		Connection *connection = &desk->connections[i];
 
-		while (waiting != NULL && connection->pg != NULL && pg_idle(connection->pg))
-			send_to(connection, take_waiting());
+		while (desk->waiting != NULL && connection->pg != NULL && pg_idle(connection->pg))
+			send_to(connection, take_waiting(desk));
 	}
 }
 
 /* Connects; tried again by the next request where there is no memory. */
 static void
-start(void)
+start(Desk *desk, Cell *cell)
 {
-	started = true;
+	desk->started = true;
 	for (int i = 0; i < CONNECTIONS; i++)
 	{
-		if (connections[i].pg == NULL)
-			connections[i].pg = pg_start(options.conninfo, &request_use);
-		started = started && connections[i].pg != NULL;
+		Connection *connection = &desk->connections[i];
+
+		connection->cell = cell;
+		if (connection->pg == NULL)
+			connection->pg = pg_start(options.conninfos[cell->index], cell->prefix, &request_use,
+									  desk);
+		desk->started = desk->started && connection->pg != NULL;
 	}
 }
 
 /* Queues what was made of a client's message. */
 static void
-add_waiting(Client *client, Asked *asked)
+add_waiting(Client *client, Cell *cell, Asked *asked)
 {
-	if (!started)
-		start();
+	Desk	   *desk = &desks[cell->index];
+
+	if (!desk->started)
+		start(desk, cell);
 	asked->client = client;
 	client->n_requests++;
-	if (waiting_last != NULL)
-		waiting_last->next = asked;
+	if (desk->waiting_last != NULL)
+		desk->waiting_last->next = asked;
 	else
-		waiting = asked;
-	waiting_last = asked;
-	n_waiting++;
-	pump();
+		desk->waiting = asked;
+	desk->waiting_last = asked;
+	desk->n_waiting++;
+	pump(desk);
 }
 
 /* Takes a request of a client that is ready; it is answered now or later, once. */
 void
-request_send(Client *client, int64_t id, const char *message, size_t len)
+request_send(Client *client, Cell *cell, int64_t id, const char *message, size_t len)
 {
 	Asked	   *asked;
 
-	if (client->n_requests >= MAX_WAITING || n_waiting >= MAX_WAITING_ALL)
+	if (client->n_requests >= MAX_WAITING || desks[cell->index].n_waiting >= MAX_WAITING_ALL)
 	{
 		protocol_error(client, &id, "limit", "too many requests wait for their answer");
 		return;
@@ -274,7 +299,7 @@ request_send(Client *client, int64_t id, const char *message, size_t len)
 		return;
 	}
 	asked->id = id;
-	add_waiting(client, asked);
+	add_waiting(client, cell, asked);
 }
 
 /*
@@ -282,12 +307,12 @@ request_send(Client *client, int64_t id, const char *message, size_t len)
  * token, which the client then brings as any other; its time to do so runs on.
  */
 void
-request_log_in(Client *client, const char *username, const char *password)
+request_log_in(Client *client, Cell *cell, const char *username, const char *password)
 {
 	Asked	   *asked;
 
 	if (client->n_requests > 0 || ++client->n_log_ins > MAX_LOG_INS ||
-		n_waiting >= MAX_WAITING_ALL)
+		desks[cell->index].n_waiting >= MAX_WAITING_ALL)
 	{
 		client_close(client, CLOSE_UNAUTHORIZED, "authentication failed");
 		return;
@@ -302,7 +327,24 @@ request_log_in(Client *client, const char *username, const char *password)
 		client_close(client, CLOSE_INTERNAL, "out of memory");
 		return;
 	}
-	add_waiting(client, asked);
+	add_waiting(client, cell, asked);
+}
+
+static void
+forget_at(Desk *desk, const Client *client)
+{
+	for (Asked *asked = desk->waiting; asked != NULL; asked = asked->next)
+	{
+		if (asked->client == client)
+			asked->client = NULL;
+	}
+	for (int i = 0; i < CONNECTIONS; i++)
+	{
+		Asked	   *asked = desk->connections[i].asked;
+
+		if (asked != NULL && asked->client == client)
+			asked->client = NULL;
+	}
 }
 
 /* The client goes: what it asked is not asked any more, what is under way is answered to nobody. */
@@ -311,25 +353,19 @@ request_forget(Client *client)
 {
 	if (client->n_requests == 0)
 		return;
-	for (Asked *asked = waiting; asked != NULL; asked = asked->next)
-	{
-		if (asked->client == client)
-			asked->client = NULL;
-	}
-	for (int i = 0; i < CONNECTIONS; i++)
-	{
-		if (connections[i].asked != NULL && connections[i].asked->client == client)
-			connections[i].asked->client = NULL;
-	}
+	for (int i = 0; i < n_cells; i++)
+		forget_at(&desks[i], client);
 	client->n_requests = 0;
 }
 
 void
 request_stop(void)
 {
-	for (int i = 0; i < CONNECTIONS; i++)
+	for (int i = 0; i < n_cells * CONNECTIONS; i++)
 	{
-		if (connections[i].pg != NULL)
-			pg_stop(connections[i].pg);
+		Pg		   *pg = desks[i / CONNECTIONS].connections[i % CONNECTIONS].pg;
+
+		if (pg != NULL)
+			pg_stop(pg);
 	}
 }

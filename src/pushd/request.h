@@ -5,11 +5,12 @@
 #ifndef IOT_PUSHD_REQUEST_H
 #define IOT_PUSHD_REQUEST_H
 
-#include "pushd/pushd.h"
+#include "pushd/cell.h"
 
 extern bool request_is_op(const char *op);
-extern void request_send(Client *client, int64_t id, const char *message, size_t len);
-extern void request_log_in(Client *client, const char *username, const char *password);
+extern void request_send(Client *client, Cell *cell, int64_t id, const char *message, size_t len);
+extern void request_log_in(Client *client, Cell *cell, const char *username,
+						   const char *password);
 extern void request_forget(Client *client);
 extern void request_stop(void);
 

@@ -7,7 +7,7 @@
  * what they hold by then.  A client that lags is not asked for, and finds the newest values once
  * it has read; what came in between was never kept for it.  One statement asks for all that is due,
  * of whichever clients, and judges anew what each user may view; while nobody listens, nothing is
- * asked.
+ * asked.  Which cell has a sensor is not known here: a client has a watch of the same id in each.
  *
  * "Newer" is told by the transaction that wrote the row: all that may have been under way at the
  * last answer, and all later ones.  Among the first are some whose rows were in that answer; the
@@ -41,10 +41,11 @@ enum
 
 struct Watch
 {
-	Watch	   *next;			/* of all, those that waited longest first */
+	Watch	   *next;			/* of the cell's, those that waited longest first */
 	Watch	   *prev;
 	Watch	   *client_next;	/* of the client's */
 	Client	   *client;
+	Cell	   *cell;
 	int64_t		id;
 	int64_t		interval;		/* in ms, as the next */
 	int64_t		due;
@@ -58,38 +59,48 @@ struct Watch
 	char	   *question;		/* JSON object without its end: what push_values() is asked */
 };
 
-static Watch *watches;
-static Watch *last_watch;
-static int	n_watches;
-static int64_t next_look;		/* nothing is due before */
-static Watch *asked[MAX_ASKED]; /* of the statement under way; NULL once they have gone */
-static int	n_asked;
+/* Those of a cell. */
+typedef struct Watches
+{
+	Watch	   *first;
+	Watch	   *last;
+	int64_t		next_look;		/* nothing is due before */
+	Watch	   *asked[MAX_ASKED];	/* of the statement under way; NULL once they have gone */
+	int			n_asked;
+} Watches;
+
+static Watches watches[MAX_CELLS];
+static int	n_subscriptions;
 
 static void telemetry_done(const PGresult *rows, void *arg);
 
 static void
 list_append(Watch *watch)
 {
+	Watches    *w = &watches[watch->cell->index];
+
 	watch->next = NULL;
-	watch->prev = last_watch;
-	if (last_watch != NULL)
-		last_watch->next = watch;
+	watch->prev = w->last;
+	if (w->last != NULL)
+		w->last->next = watch;
 	else
-		watches = watch;
-	last_watch = watch;
+		w->first = watch;
+	w->last = watch;
 }
 
 static void
 list_remove(Watch *watch)
 {
+	Watches    *w = &watches[watch->cell->index];
+
 	if (watch->prev != NULL)
 		watch->prev->next = watch->next;
 	else
-		watches = watch->next;
+		w->first = watch->next;
 	if (watch->next != NULL)
 		watch->next->prev = watch->prev;
 	else
-		last_watch = watch->prev;
+		w->last = watch->prev;
 }
 
 /* Frees a watch that no client knows any more. */
@@ -97,9 +108,8 @@ static void
 watch_free(Watch *watch)
 {
 	list_remove(watch);
-	n_watches--;
 	if (watch->asked_at >= 0)
-		asked[watch->asked_at] = NULL;
+		watches[watch->cell->index].asked[watch->asked_at] = NULL;
 	free(watch->marks);
 	free(watch->question);
 	free(watch);
@@ -115,11 +125,11 @@ find_watch(Client *client, int64_t id)
 	return link;
 }
 
-/* All watches. */
+/* Subscriptions of all clients. */
 int
 telemetry_total(void)
 {
-	return n_watches;
+	return n_subscriptions;
 }
 
 /* Whether the client has a watch of that id. */
@@ -129,18 +139,24 @@ telemetry_watches(const Client *client, int64_t id)
 	return *find_watch((Client *) client, id) != NULL;
 }
 
-/* Ends the client's watch of that id; false where there is none. */
+/* Ends the client's watches of that id; false where there is none. */
 bool
 telemetry_unwatch(Client *client, int64_t id)
 {
 	Watch	  **link = find_watch(client, id);
-	Watch	   *watch = *link;
 
-	if (watch == NULL)
+	if (*link == NULL)
 		return false;
-	*link = watch->client_next;
+	/* those of one subscription lie side by side */
+	while (*link != NULL && (*link)->id == id)
+	{
+		Watch	   *watch = *link;
+
+		*link = watch->client_next;
+		watch_free(watch);
+	}
 	client->n_subscriptions--;
-	watch_free(watch);
+	n_subscriptions--;
 	return true;
 }
 
@@ -176,9 +192,10 @@ take_words(cJSON *question, const cJSON *request, const char *name, bool *given)
 	return NULL;
 }
 
-/* Fills a watch from the request; NULL, or what is wrong. */
+/* Reads what is asked for, and how often; NULL, or what is wrong.  The text is the caller's to free. */
 static const char *
-read_request(Watch *watch, const cJSON *request)
+read_request(const Client *client, int64_t id, const cJSON *request, char **text,
+			 int64_t *interval_ms)
 {
 	const cJSON *interval = cJSON_GetObjectItemCaseSensitive(request, "interval");
 	cJSON	   *question = cJSON_CreateObject();
@@ -192,105 +209,143 @@ read_request(Watch *watch, const cJSON *request)
 		(why = take_words(question, request, "parameters", &parameters)) == NULL &&
 		!devices && !groups)
 		why = "live needs devices or groups";
-	watch->interval = INTERVAL_MS;
+	*interval_ms = INTERVAL_MS;
 	if (why == NULL && interval != NULL && !cJSON_IsNull(interval))
 	{
 		if (!cJSON_IsNumber(interval) || !(interval->valuedouble >= MIN_INTERVAL_MS) ||
 			!(interval->valuedouble <= MAX_INTERVAL_MS))
 			why = "interval must be a number of milliseconds from 100 to 60000";
 		else
-			watch->interval = (int64_t) ceil(interval->valuedouble);
+			*interval_ms = (int64_t) ceil(interval->valuedouble);
 	}
 	if (why == NULL)
 	{
-		cJSON_AddStringToObject(question, "username", watch->client->user->name);
-		cJSON_AddNumberToObject(question, "id", (double) watch->id);
-		watch->question = cJSON_PrintUnformatted(question);
-		if (watch->question == NULL)
+		cJSON_AddStringToObject(question, "username", client->user->name);
+		cJSON_AddNumberToObject(question, "id", (double) id);
+		*text = cJSON_PrintUnformatted(question);
+		if (*text == NULL)
 			why = "out of memory";
 		else
-			watch->question[strlen(watch->question) - 1] = '\0';	/* more is to come */
+			(*text)[strlen(*text) - 1] = '\0';	/* more is to come */
 	}
 	cJSON_Delete(question);
 	return why;
 }
 
-/* Takes a request of a client that is ready; NULL, or what is wrong. */
-const char *
-telemetry_watch(Client *client, int64_t id, const cJSON *request)
+/* Adds a watch to the client's; false without memory. */
+static bool
+add_watch(Client *client, Cell *cell, int64_t id, const char *question, int64_t interval)
 {
 	Watch	   *watch = calloc(1, sizeof(Watch));
-	const char *why;
 
-	if (watch == NULL)
-		return "out of memory";
+	if (watch == NULL || (watch->question = strdup(question)) == NULL)
+	{
+		free(watch);
+		return false;
+	}
 	watch->client = client;
+	watch->cell = cell;
 	watch->id = id;
+	watch->interval = interval;
 	watch->asked_at = -1;
 	watch->n_sensors = MAX_SENSORS;
 	list_append(watch);
-	n_watches++;
-	why = read_request(watch, request);
-	if (why != NULL)
-	{
-		watch_free(watch);
-		return why;
-	}
 	watch->client_next = client->watches;
 	client->watches = watch;
+	watches[cell->index].next_look = 0;
+	return true;
+}
+
+/*
+ * Takes a request of a client that is ready, for one cell or, where only is NULL, for all; NULL, or
+ * what is wrong.
+ */
+const char *
+telemetry_watch(Client *client, Cell *only, int64_t id, const cJSON *request)
+{
+	char	   *question = NULL;
+	int64_t		interval;
+	bool		complete = true;
+	const char *why = read_request(client, id, request, &question, &interval);
+
+	for (int i = 0; i < n_cells && why == NULL && complete; i++)
+	{
+		if (only == NULL || only == &cells[i])
+			complete = add_watch(client, &cells[i], id, question, interval);
+	}
+	free(question);
+	if (why != NULL)
+		return why;
 	client->n_subscriptions++;
-	next_look = 0;
-	return NULL;
+	n_subscriptions++;
+	if (complete)
+		return NULL;
+	if (!telemetry_unwatch(client, id))
+	{
+		client->n_subscriptions--;
+		n_subscriptions--;
+	}
+	return "out of memory";
 }
 
 /* Whether there is anybody to ask for. */
 bool
-telemetry_due(void)
+telemetry_due(const Cell *cell)
 {
-	return watches != NULL && now_ms() >= next_look;
+	return watches[cell->index].first != NULL && now_ms() >= watches[cell->index].next_look;
+}
+
+/* The cell let a client in, whose watches may be due. */
+void
+telemetry_joined(const Cell *cell)
+{
+	watches[cell->index].next_look = 0;
 }
 
 /* Chooses whom the next statement is about, and writes its parameter; false for nobody. */
 static bool
-write_question(FILE *out, int64_t now)
+write_question(const Cell *cell, FILE *out, int64_t now)
 {
+	Watches    *w = &watches[cell->index];
 	int			sensors = 0;
 
-	next_look = INT64_MAX;
+	w->next_look = INT64_MAX;
 	fputc('[', out);
-	for (Watch *watch = watches; watch != NULL; watch = watch->next)
+	for (Watch *watch = w->first; watch != NULL; watch = watch->next)
 	{
+		if (!watch->client->places[cell->index].allowed)
+			continue;
 		if (watch->due > now)
 		{
-			if (watch->due < next_look)
-				next_look = watch->due;
+			if (watch->due < w->next_look)
+				w->next_look = watch->due;
 			continue;
 		}
 		/* who has yet to read is asked for later, and so is what is too much for one statement */
 		if (watch->client->queue_bytes > LOW_WATER)
 		{
-			if (next_look > now + LAG_MS)
-				next_look = now + LAG_MS;
+			if (w->next_look > now + LAG_MS)
+				w->next_look = now + LAG_MS;
 			continue;
 		}
-		if (n_asked == MAX_ASKED || sensors >= MAX_ASKED_SENSORS)
+		if (w->n_asked == MAX_ASKED || sensors >= MAX_ASKED_SENSORS)
 		{
-			next_look = now;
+			w->next_look = now;
 			break;
 		}
 		sensors += watch->n_sensors + 1;
-		fprintf(out, "%s%s,\"watch\":%d,\"since\":", n_asked > 0 ? "," : "", watch->question,
-				n_asked);
+		fprintf(out, "%s%s,\"watch\":%d,\"since\":", w->n_asked > 0 ? "," : "", watch->question,
+				w->n_asked);
 		fprintf(out, watch->since[0] != '\0' ? "\"%s\"}" : "null}", watch->since);
-		watch->asked_at = n_asked;
-		asked[n_asked++] = watch;
+		watch->asked_at = w->n_asked;
+		w->asked[w->n_asked++] = watch;
 	}
 	fputc(']', out);
-	return n_asked > 0;
+	return w->n_asked > 0;
 }
 
 bool
-telemetry_send(void)
+telemetry_send(Cell *cell)
 {
 	char	   *question = NULL;
 	size_t		len = 0;
@@ -301,17 +356,17 @@ telemetry_send(void)
 
 	if (out == NULL)
 		return false;
-	any = write_question(out, now_ms());
+	any = write_question(cell, out, now_ms());
 	if (fclose(out) == 0 && any)
 	{
 		metrics.value_polls++;
 		values[0] = question;
 		values[1] = MAX_SENSORS_TEXT;
-		sent = pg_send(feed.pg, "SELECT * FROM iot_internal.push_values($1, $2)", 2, values,
-					   telemetry_done, NULL);
+		sent = pg_send(cell->pg, "SELECT * FROM iot_internal.push_values($1, $2)", 2, values,
+					   telemetry_done, cell);
 	}
 	else if (any)
-		telemetry_done(NULL, NULL);
+		telemetry_done(NULL, cell);
 	free(question);
 	return sent;
 }
@@ -347,8 +402,8 @@ take_rows(Watch *watch, const PGresult *rows, int row, int end)
 										   sizeof(uint64_t), compare_marks) == NULL)
 		{
 			if (client->queue_bytes > HIGH_WATER ||
-				(message = message_new(PQgetvalue(rows, i, COL_VALUE),
-									   (size_t) PQgetlength(rows, i, COL_VALUE))) == NULL)
+				(message = message_of_cell(watch->cell, PQgetvalue(rows, i, COL_VALUE),
+										   (size_t) PQgetlength(rows, i, COL_VALUE))) == NULL)
 			{
 				complete = false;
 				continue;
@@ -408,8 +463,8 @@ take_answer(Watch *watch, const PGresult *rows, int row, int end)
 	}
 	watch->asked_at = -1;
 	watch->due = now + watch->interval;
-	if (watch->due < next_look)
-		next_look = watch->due;
+	if (watch->due < watches[watch->cell->index].next_look)
+		watches[watch->cell->index].next_look = watch->due;
 	/* behind those that have waited longer */
 	list_remove(watch);
 	list_append(watch);
@@ -426,6 +481,8 @@ take_answer(Watch *watch, const PGresult *rows, int row, int end)
 static void
 telemetry_done(const PGresult *rows, void *arg)
 {
+	Cell	   *cell = arg;
+	Watches    *w = &watches[cell->index];
 	int			n_rows = rows != NULL ? PQntuples(rows) : 0;
 
 	for (int row = 0; row < n_rows;)
@@ -435,29 +492,29 @@ telemetry_done(const PGresult *rows, void *arg)
 
 		while (end < n_rows && PQgetisnull(rows, end, COL_SENSORS))
 			end++;
-		if (place >= 0 && place < n_asked && asked[place] != NULL)
-			take_answer(asked[place], rows, row, end);
+		if (place >= 0 && place < w->n_asked && w->asked[place] != NULL)
+			take_answer(w->asked[place], rows, row, end);
 		row = end;
 	}
-	for (int i = 0; i < n_asked; i++)
+	for (int i = 0; i < w->n_asked; i++)
 	{
-		if (asked[i] != NULL)
-			asked[i]->asked_at = -1;
+		if (w->asked[i] != NULL)
+			w->asked[i]->asked_at = -1;
 	}
-	n_asked = 0;
-	if (rows == NULL && pg_connected(feed.pg))
-		pg_fail(feed.pg, "could not read live values");
+	w->n_asked = 0;
+	if (rows == NULL && pg_connected(cell->pg))
+		pg_fail(cell->pg, "could not read live values");
 }
 
 /* What the next connection answers may come from another server: all is news there. */
 void
-telemetry_disconnected(void)
+telemetry_disconnected(const Cell *cell)
 {
-	for (Watch *watch = watches; watch != NULL; watch = watch->next)
+	for (Watch *watch = watches[cell->index].first; watch != NULL; watch = watch->next)
 	{
 		watch->since[0] = '\0';
 		watch->n_marks = 0;
 		watch->due = 0;
 	}
-	next_look = 0;
+	watches[cell->index].next_look = 0;
 }

@@ -12,7 +12,7 @@
 #include "fuzz.h"
 #include "pushd/pushd.h"
 
-#define MAX_SOCKETS		8
+#define MAX_SOCKETS		12
 
 /* A connection, or the descriptor of one to the database. */
 struct lws
@@ -41,7 +41,7 @@ extern void loop_close(struct lws *wsi);
 extern void loop_pass(int64_t ms);
 extern void loop_settle(void);
 extern void loop_close_clients(void);
-extern void daemon_start(const char *secret);
+extern void daemon_start(const char *secret, int named_cells);
 
 /* daemon_pg.c */
 extern int64_t world_head;		/* notifications that the database holds */

@@ -14,7 +14,7 @@
 #include "memory_file.h"
 #include "pushd/feed_internal.h"
 
-#define MAX_TIMERS	8
+#define MAX_TIMERS	12
 
 typedef struct Timer
 {
@@ -311,11 +311,14 @@ lws_set_opaque_user_data(struct lws *wsi, void *data)
 	wsi->opaque = data;
 }
 
-/* Starts the daemon, once; and each time has it begin with a world in which nothing has happened. */
+/*
+ * Starts the daemon, once, with one database or so many cells, which all hold the same world; and each
+ * time has it begin with a world in which nothing has happened.
+ */
 void
-daemon_start(const char *secret)
+daemon_start(const char *secret, int named_cells)
 {
-	Pg		   *pg;
+	static const char *const names[] = {"north", "south"};
 
 	if (keys == NULL)
 	{
@@ -326,13 +329,22 @@ daemon_start(const char *secret)
 												   error, sizeof(error)));
 		REQUIRE(http_open_www(""));
 		clients_start_scan();
-		REQUIRE(feed_start("dbname=iot"));
+		options.n_cells = named_cells > 0 ? named_cells : 1;
+		for (int i = 0; i < options.n_cells; i++)
+		{
+			options.conninfos[i] = "dbname=iot";
+			options.cell_names[i] = named_cells > 0 ? names[i] : NULL;
+		}
+		REQUIRE(feed_start());
 	}
-	for (unsigned n = 3; n-- > 0;)
+	for (unsigned n = 3 * (unsigned) n_cells; n-- > 0;)
 		pg_lose(n);
-	pg = feed.pg;
-	memset(&feed, 0, sizeof(feed));
-	feed.pg = pg;
+	for (int i = 0; i < n_cells; i++)
+	{
+		Cell		fresh = {.index = i, .pg = cells[i].pg, .name = cells[i].name};
+
+		cells[i] = fresh;
+	}
 	world_begin();
 	pg_settle();
 }

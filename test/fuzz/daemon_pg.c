@@ -500,7 +500,11 @@ pg_settle(void)
 {
 	for (int round = 0; round < 1000; round++)
 	{
-		if (feed_ready() && feed_waiting_records() == 0 && pg_idle(feed.pg))
+		bool		busy = false;
+
+		for (int i = 0; i < n_cells; i++)
+			busy |= !cells[i].ready || feed_waiting_records(&cells[i]) > 0 || !pg_idle(cells[i].pg);
+		if (!busy)
 			return;
 		for (unsigned n = 0; pg_answer(n, true); n++)
 			;

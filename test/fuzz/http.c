@@ -46,7 +46,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	if (size < 1)
 		return 0;
-	daemon_start(SECRET);
+	daemon_start(SECRET, 0);
 	ask(data + 1, size - 1, 1 + data[0]);
 	first = answer_text;
 	first_len = answer_len;

@@ -11,7 +11,7 @@
  *	f0XTEXT		sends a frame of which X is the first byte
  *	a0			says who it is, for a minute	z0			its socket takes a few bytes
  *	r0			its socket takes all			s0			... and all others do
- *	d0 d1 d2	the database answers			e0 e1 e2	... with an error
+ *	d0 d1 d2	the database answers			e0 e1 e2	... with an error (to d5, of two cells)
  *	l0 l1 l2	the connection to it is lost	h0			it hints that there is news
  *	n0 to n9	so many notifications come		p0 to p9	so much time passes, to 30 s
  *	k0			the database is another one		u0			users are disabled, or enabled again
@@ -31,6 +31,10 @@
 #define SECRET		"the secret of the fuzz targets, long"
 #define MAX_EVENTS	1024		/* that a script may cause */
 #define N_CLIENTS	4
+
+#ifndef N_CELLS
+#define N_CELLS		0				/* one database, without a name */
+#endif
 
 static void
 make_token(char *token, size_t size, int who)
@@ -80,6 +84,9 @@ ask_for_websocket(struct lws *wsi, const char *token)
 static void
 check_object(const cJSON *object)
 {
+	const cJSON *cell = cJSON_GetObjectItemCaseSensitive(object, "cell");
+
+	REQUIRE(cell == NULL || (N_CELLS > 0 && cell_by_name(cJSON_GetStringValue(cell)) != NULL));
 	REQUIRE(cJSON_IsString(cJSON_GetObjectItemCaseSensitive(object, "op")));
 }
 
@@ -157,7 +164,14 @@ check_client(const Client *client)
 	REQUIRE(bytes == client->queue_bytes && bytes <= MAX_QUEUE + MAX_FRAME);
 	REQUIRE(client->inbox_len <= MAX_INBOX && client->reader.message_len <= MAX_MESSAGE);
 	REQUIRE(client->n_subscriptions >= 0 && client->n_subscriptions <= options.max_subscriptions);
-	REQUIRE(client->acked <= client->last_seq);
+	for (int i = 0; i < n_cells && client->places != NULL; i++)
+	{
+		const Place *place = &client->places[i];
+
+		REQUIRE(place->acked <= place->last_seq);
+		REQUIRE(place->feed != FEED_LIVE || place->allowed);
+		REQUIRE(client->paging != place || place->queued || place->asked);
+	}
 }
 
 static void
@@ -274,7 +288,9 @@ end_script(void)
 	world_paused = false;
 	pg_settle();
 	REQUIRE(client_total() == 0 && user_first() == NULL && telemetry_total() == 0);
-	REQUIRE(feed.authorize.first == NULL && feed.pages.first == NULL && feed.asked_client == NULL);
+	for (int i = 0; i < n_cells; i++)
+		REQUIRE(cells[i].authorize.first == NULL && cells[i].pages.first == NULL &&
+				cells[i].asked_place == NULL);
 }
 
 int
@@ -285,7 +301,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	const char *line = (const char *) data;
 	const char *end = line + size;
 
-	daemon_start(SECRET);
+	daemon_start(SECRET, N_CELLS);
 	for (int steps = 0; line < end && steps < 200; steps++)
 	{
 		const char *newline = memchr(line, '\n', (size_t) (end - line));

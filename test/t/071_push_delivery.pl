@@ -37,6 +37,7 @@ sub metric
 # I25: pending until somebody takes it
 my @waiting = notify_many($iot, 3, recipients => ['anna']);
 my $berts = notify($iot, recipients => ['bert']);
+poll_until(sub { metric('seq') == $berts }, 'the daemon has seen them');
 my $anna = ready('anna');
 is($anna->{ready}{seq}, $berts, 'ready tells the head');
 $anna->silent(0.3);

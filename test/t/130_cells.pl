@@ -1,6 +1,6 @@
-# Three clusters as cells, joined by PL/Proxy (doc/scale-out.md, with the very files that it gives away):
-# a device has one cell, where its commands and measurements go by whichever door; what is asked of all
-# is put together; and while one cell is away the others go on, and nothing is lost.
+# Three clusters as cells, joined by PL/Proxy and one push daemon (doc/scale-out.md, with the very files
+# that it gives away): a device has one cell, where its commands and measurements go by whichever door;
+# what is asked of all is put together; and while one cell is away the others go on, and nothing is lost.
 
 use strict;
 use warnings;
@@ -134,7 +134,8 @@ sub wait_status
 	return is(ask("SELECT iot_front.command_status('$device', '$id')"), 'COMPLETED', $what);
 }
 
-# one address for the push daemons
+# one push daemon listens to all of them; or there is one for each, behind one address
+my $all = IotTest::Push->new(undef, cells => [ map { $_ => $cell{$_} } @names ]);
 my %push = map { $_ => $cell{$_}->pushd } @names;
 my $address = free_port();
 my $nginx;
@@ -175,15 +176,17 @@ EOC
 
 sub connect_push
 {
-	my ($name, %position) = @_;
-	my $ws = IotWebSocket->new(
-		$nginx ? (port => $address, path => "/$name/ws") : (port => $push{$name}->port));
+	my ($port, $path, %after) = @_;
+	my $ws = IotWebSocket->new(port => $port, path => $path);
 
-	$ws->{ready} = $ws->auth($push{$name}->token('anna'));
-	$ws->subscribe(1, events => ['alarm.opened'], %position);
+	$ws->{ready} = $ws->auth($all->token('anna'));
+	$ws->subscribe(1, events => ['alarm.opened'], %after);
 	return $ws;
 }
-my %ws = map { $_ => connect_push($_) } @names;
+$all->wait_healthy($_) foreach @names;
+my $ws = connect_push($all->port, '/ws');
+my %ws = $nginx ? map { $_ => connect_push($address, "/$_/ws") } @names : ();
+my %position;
 
 # commands and measurements, by the front and by the broker
 my $now = time() - 600;
@@ -207,10 +210,16 @@ foreach my $name (@names)
 		'21 90', "history of $device");
 	is(ask("SELECT parameter, value, unit FROM iot_front.last_values('$device')"), 'temperature|90|°C',
 		'its value');
-	my $event = $ws{$name}->event;
-	is("$event->{event} $event->{device}", "alarm.opened $device", 'its alarm is told by its cell');
-	$ws{$name}{position} = { after_seq => $event->{seq}, epoch => $ws{$name}{ready}{epoch} };
 }
+foreach my $event (sort { $a->{cell} cmp $b->{cell} } $ws->events(3))
+{
+	my $name = $event->{cell};
+
+	is("$event->{event} $event->{device}", "alarm.opened $first{$name}", "cell $name tells its alarm");
+	is($ws{$name}->event->{seq}, $event->{seq}, '... as its own daemon does') if $nginx;
+	$position{$name} = { seq => $event->{seq}, epoch => $ws->{ready}{cells}{$name}{epoch} };
+}
+is(join(' ', sort keys %position), 'north south west', 'all over one socket');
 is(ask('SELECT count(*), count(DISTINCT device), count(DISTINCT cell) FROM iot_front.fleet()'), '12|12|3',
 	'the fleet is that of all cells');
 is(ask('SELECT string_agg(device, \' \') FROM (SELECT * FROM iot_front.fleet(NULL, 5) UNION ALL SELECT * FROM iot_front.fleet((SELECT max(device) FROM iot_front.fleet(NULL, 5)), 7)) AS pages'),
@@ -237,13 +246,15 @@ is($session{web}->query_safe('SELECT count(*) FROM iot_front.fleet()'), 12,
 like(refused('anna', "SELECT iot_front.send_command('$first{north}', 'pressure', '1')"),
 	qr/pressure/, 'an error of a cell is told');
 
-# one cell dies
+# one cell dies, as clients are told who stay
 my $request = $cell{north}->psql('SELECT gen_random_uuid()');
 $cell{south}->node->stop('immediate');
 my $error = refused('anna',
 	"SELECT iot_front.send_command('$first{south}', 'temperature', '60', request_id => '$request')");
 like($error, qr/cell "south" of device "$first{south}" does not answer/, 'who commands a device there is told');
 like($error, qr/Send it again with request_id => '$request'/, '... and how to go on');
+my $away = $ws->expect('cell');
+is("$away->{cell} $away->{state}", 'south away', 'who listens to all is told');
 publish($_, 30, $now + 120) foreach @devices;
 foreach my $name ('north', 'west')
 {
@@ -254,6 +265,10 @@ foreach my $name ('north', 'west')
 	$cell{$name}->poll('SELECT count(*) = ' . @{ $of{$name} }
 		  . " FROM iot.measurement WHERE value = 30");
 	pass('and with measurements');
+	publish($device, 96, $now + 140);
+	my $event = $ws->event;
+	is("$event->{cell} $event->{event} $event->{device}", "$name alarm.opened $device", 'and tells its alarms');
+	$position{$name}{seq} = $event->{seq};
 }
 my $fleet = ask("SELECT count(*), string_agg(DISTINCT cell, ' ') FROM iot_front.fleet()");
 like($fleet, qr/^@{[ @{ $of{north} } + @{ $of{west} } ]}\|north west$/m, 'the fleet is what can be told');
@@ -263,6 +278,8 @@ if ($nginx)
 	is(IotWebSocket->status_of(port => $address, path => '/south/ws'), 503, 'its push daemon says that it is away');
 }
 is($push{north}->connect('anna') ? 1 : 0, 1, 'the others take clients');
+my $newcomer = connect_push($all->port, '/ws', after => \%position);
+is($newcomer->{ready}{cells}{south}{state}, 'away', 'so does the daemon of all');
 
 # and comes back
 $cell{south}->node->start;
@@ -275,12 +292,16 @@ wait_status($first{south}, $id, 'the command is carried out');
 is(ask("SELECT iot_front.send_command('$first{south}', 'temperature', '60', request_id => '$request')"), $id,
 	'once, however often it is sent');
 is(scalar(grep { ($_->{value} || 0) == 60 } $sim{south}->records('received')), 1, '... to the device as well');
-$push{south}->wait_healthy;
-my $ws = connect_push('south', %{ $ws{south}{position} });
 publish($first{south}, 95, $now + 180);
-my $event = $ws->event;
-is("$event->{event} $event->{device}", "alarm.opened $first{south}", 'push goes on there from its position');
-cmp_ok($event->{seq}, '>', $ws{south}{position}{after_seq}, '... with what is new');
+foreach my $client ($ws, $newcomer)
+{
+	my $here = $client->expect('cell');
+	my $event = $client->event;
+
+	is("$here->{cell} $here->{state}", 'south here', 'push has the cell again');
+	is("$event->{cell} $event->{event} $event->{device}", "south alarm.opened $first{south}", '... and goes on there');
+	cmp_ok($event->{seq}, '>', $position{south}{seq}, '... with what is new');
+}
 
 # a slot without devices is moved, under an open session
 my ($late, $slot) = split /\|/, $front->psql(<<"EOC");

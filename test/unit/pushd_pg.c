@@ -58,8 +58,8 @@ void		lws_sul_cancel(lws_sorted_usec_list_t *sul) { }
 
 /* the rest of the daemon */
 void		log_line(const char *format,...) { }
-static void nothing(void) { }
-static void count_disconnect(void) { disconnects++; }
+static void nothing(void *owner) { }
+static void count_disconnect(void *owner) { disconnects++; }
 
 static const PgUse use = {
 	.setup = "", .trouble = "", .connected = nothing, .disconnected = count_disconnect,
@@ -81,6 +81,7 @@ connected(void **state)
 {
 	memset(&pg, 0, sizeof(pg));
 	pg.use = &use;
+	pg.prefix = "";
 	pg.state = PG_READY;
 	answers = disconnects = 0;
 	sends = 1;

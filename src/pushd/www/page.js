@@ -589,12 +589,24 @@ async function countAlarms() {
 const lost = document.getElementById('lost');
 let lostTimer = null;
 
+// Which of several cells is looked at; nothing where there is one database.
+function showCells() {
+	const select = document.getElementById('cell');
+	select.hidden = link.cells.size === 0;
+	select.replaceChildren(...[...link.cells].map(([name, state]) => h('option',
+		{value: name, selected: name === link.cell}, state === 'here' ? name : `${name} (${state})`)));
+}
+
 function showState({state, retryAt, why}) {
 	const sign = document.getElementById('link');
 	const out = state === 'out';
+	showCells();
+	if (state === 'ready' && (link.cells.get(link.cell) ?? 'here') !== 'here')
+		state = link.cells.get(link.cell);
 	document.getElementById('bar').hidden = out;
 	document.getElementById('user').textContent = link.user ?? '';
-	sign.textContent = {ready: 'live', connecting: 'connecting', lost: 'not connected'}[state] ?? '';
+	sign.textContent = {ready: 'live', connecting: 'connecting', lost: 'not connected',
+		away: 'cell is away', refused: 'not allowed here'}[state] ?? '';
 	sign.className = `link ${state}`;
 	clearInterval(lostTimer);
 	if (state === 'ready') {
@@ -617,6 +629,11 @@ function showState({state, retryAt, why}) {
 		tick();
 		lostTimer = setInterval(tick, 500);
 	}
+	else if (state === 'away' || state === 'refused') {
+		lost.replaceChildren(h('strong', {}, state === 'away' ? `The server of ${link.cell} is away.`
+			: `You have no access to ${link.cell}.`), ' What you see of it may be old.');
+		lost.hidden = false;
+	}
 	else if (out) {
 		lost.hidden = true;
 		view?.leave?.();
@@ -625,8 +642,11 @@ function showState({state, retryAt, why}) {
 }
 
 link.addEventListener('state', ({detail}) => showState(detail));
+link.addEventListener('cells', showCells);
 link.addEventListener('event', ({detail}) => {
-	toast(detail.title, detail.event === 'alarm.opened' || detail.event.endsWith('_error') ? 'bad' : '');
+	toast(detail.here ? detail.title : `${detail.cell}: ${detail.title}`, detail.event === 'alarm.opened' || detail.event.endsWith('_error') ? 'bad' : '');
+	if (!detail.here)
+		return;
 	if (!location.hash.startsWith('#/notifications')) {
 		news++;
 		showNews();
@@ -637,6 +657,10 @@ link.addEventListener('event', ({detail}) => {
 });
 link.addEventListener('measurement', ({detail}) => view?.measurement?.(detail));
 link.addEventListener('reset', () => view?.refresh?.());
+document.getElementById('cell').addEventListener('change', ({target}) => {
+	history.replaceState(null, '', '#/fleet');
+	link.look(target.value);
+});
 document.getElementById('log-out').addEventListener('click', () => link.logOut());
 window.addEventListener('hashchange', () => { route(); main.focus(); });
 window.addEventListener('online', () => link.retry());

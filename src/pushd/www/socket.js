@@ -2,6 +2,9 @@
 //
 // Everything that waits for an answer fails when the connection is lost; subscriptions are made
 // again when it is back, events from where they stopped.  See doc/push.md for the protocol.
+//
+// Where the daemon listens to several cells, one of them is looked at and asked: events of all are
+// told, and positions are kept for each.
 
 const RETRY_FIRST_MS = 500;
 const RETRY_MOST_MS = 15000;
@@ -18,7 +21,7 @@ export class Refused extends Error {
 export class Link extends EventTarget {
 	#socket = null;
 	#token = sessionStorage.getItem('token');
-	#position = null;			// {after_seq, epoch} of the last event that was seen
+	#positions = new Map();		// cell -> {seq, epoch} of the last event that was seen
 	#ready = false;
 	#retryMs = RETRY_FIRST_MS;
 	#timer = null;
@@ -27,6 +30,8 @@ export class Link extends EventTarget {
 	#live = null;				// {devices, id}
 	user = null;
 	seq = 0;
+	cells = new Map();			// name -> state; empty where there is one database
+	cell = null;				// the one that is looked at
 
 	get loggedIn() { return this.#token !== null; }
 	get ready() { return this.#ready; }
@@ -63,14 +68,16 @@ export class Link extends EventTarget {
 
 	// Ends the token at the server too, where that can be told.
 	async logOut() {
+		const cells = [...this.cells.keys()].filter(name => this.cells.get(name) === 'here');
 		if (this.#ready)
-			await this.ask('logout').catch(() => {});
+			await Promise.all((cells.length > 0 ? cells.map(cell => ({cell})) : [{}])
+				.map(where => this.ask('logout', where).catch(() => {})));
 		this.#forget();
 	}
 
 	#forget() {
 		this.#token = null;
-		this.#position = null;
+		this.#positions.clear();
 		sessionStorage.removeItem('token');
 		clearTimeout(this.#timer);
 		this.#socket?.close(1000);
@@ -126,23 +133,36 @@ export class Link extends EventTarget {
 				this.#ready = true;
 				this.#retryMs = RETRY_FIRST_MS;
 				this.user = message.user;
-				this.seq = message.seq;
-				this.#position ??= {after_seq: message.seq, epoch: message.epoch};
-				this.#send({op: 'subscribe', id: 1, events: ['*'], ...this.#position});
+				this.#lookAt(message.cells);
+				for (const [cell, head] of message.cells ? Object.entries(message.cells) : [[null, message]])
+					this.#begin(cell, head);
+				this.#send({op: 'subscribe', id: 1, events: ['*'], ...this.#after()});
 				this.#subscribeLive();
 				this.#tell('state', {state: 'ready'});
 				break;
-			case 'event':
-				this.seq = Math.max(this.seq, message.seq);
-				this.#position.after_seq = Math.max(this.#position.after_seq, message.seq);
-				this.#tell('event', message);
+			case 'cell':
+				this.cells.set(message.cell, message.state);
+				this.#begin(message.cell, message);
+				this.#tell('cells');
+				if (message.cell === this.cell)
+					this.#tell('state', {state: 'ready'});
 				break;
+			case 'event': {
+				const position = this.#positions.get(message.cell ?? null);
+				if (position)
+					position.seq = Math.max(position.seq, message.seq);
+				if (this.#isHere(message))
+					this.seq = Math.max(this.seq, message.seq);
+				this.#tell('event', {...message, here: this.#isHere(message)});
+				break;
+			}
 			case 'measurement':
 				this.#tell('measurement', message);
 				break;
 			case 'reset':
-				this.#position = {after_seq: message.seq, epoch: message.epoch};
-				this.#tell('reset', message);
+				this.#positions.set(message.cell ?? null, {seq: message.seq, epoch: message.epoch});
+				if (this.#isHere(message))
+					this.#tell('reset', message);
 				break;
 			case 'result':
 			case 'error': {
@@ -159,6 +179,40 @@ export class Link extends EventTarget {
 		}
 	}
 
+	#isHere(message) { return (message.cell ?? null) === this.cell; }
+
+	// Chooses the cell that the user looked at last, or else one that is there.
+	#lookAt(cells) {
+		this.cells = new Map(Object.entries(cells ?? {}).map(([name, {state}]) => [name, state]));
+		const last = this.cell ?? sessionStorage.getItem('cell');
+		const names = [...this.cells.keys()];
+		this.cell = this.cells.has(last) ? last
+			: names.find(name => this.cells.get(name) === 'here') ?? names[0] ?? null;
+	}
+
+	look(cell) {
+		this.cell = cell;
+		sessionStorage.setItem('cell', cell);
+		this.seq = this.#positions.get(cell)?.seq ?? 0;
+		this.#tell('state', {state: 'ready'});
+	}
+
+	// Where a cell stands that is seen for the first time.
+	#begin(cell, {seq, epoch}) {
+		if (seq === undefined)
+			return;
+		if (!this.#positions.has(cell))
+			this.#positions.set(cell, {seq, epoch});
+		if (cell === this.cell)
+			this.seq = seq;
+	}
+
+	#after() {
+		if (this.cell === null)
+			return {after_seq: this.#positions.get(null).seq, epoch: this.#positions.get(null).epoch};
+		return {after: Object.fromEntries([...this.#positions].filter(([cell]) => this.cells.has(cell)))};
+	}
+
 	// Sends a request and waits for its answer.
 	ask(op, fields = {}) {
 		return new Promise((resolve, reject) => {
@@ -172,9 +226,11 @@ export class Link extends EventTarget {
 				reject(new Error('The server did not answer in time.'));
 			}, ANSWER_MS);
 			this.#waiting.set(id, {resolve, reject, timer});
-			this.#send({op, id, ...fields});
+			this.#send({op, id, ...this.#to(), ...fields});
 		});
 	}
+
+	#to() { return this.cell === null ? {} : {cell: this.cell}; }
 
 	query(query, params = {}) { return this.ask('query', {query, params}); }
 
@@ -191,6 +247,6 @@ export class Link extends EventTarget {
 		if (!this.#live)
 			return;
 		this.#live.id = this.#nextId++;
-		this.#send({op: 'live', id: this.#live.id, devices: this.#live.devices});
+		this.#send({op: 'live', id: this.#live.id, devices: this.#live.devices, ...this.#to()});
 	}
 }

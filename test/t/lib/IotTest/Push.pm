@@ -22,8 +22,9 @@ use IotTest::Process;
 
 my $count = 0;
 
-# Options: port, key (the secret of the tokens), conninfo, args (further arguments), env, program
-# (another build of it), wait (0: do not wait until it is healthy).
+# Options: port, key (the secret of the tokens), conninfo, cells (name and server by turns, instead of
+# one server), args (further arguments), env, program (another build of it), wait (0: do not wait until
+# it is healthy).
 sub new
 {
 	my ($class, $iot, %opt) = @_;
@@ -31,6 +32,14 @@ sub new
 	my $dir = PostgreSQL::Test::Utils::tempdir($name);
 	my $port = $opt{port} || IotTest::free_port();
 	my $key = $opt{key} || 'a key of thirty-two bytes or more';
+	my @cells = @{ $opt{cells} || [] };
+	my @databases;
+
+	while (my ($cell, $server) = splice @cells, 0, 2)
+	{
+		push @databases, '--cell', "$cell=" . default_conninfo($server);
+	}
+	@databases = ('--conninfo', $opt{conninfo} || default_conninfo($iot)) unless @databases;
 
 	PostgreSQL::Test::Utils::append_to_file("$dir/jwt.key", $key);
 	chmod 0600, "$dir/jwt.key";
@@ -39,7 +48,7 @@ sub new
 		command => [
 			$opt{program} || IotTest::program('iot-pushd'),
 			'--listen', "127.0.0.1:$port",
-			'--conninfo', $opt{conninfo} || default_conninfo($iot),
+			@databases,
 			'--jwt-key-file', "$dir/jwt.key",
 			@{ $opt{args} || [] }
 		],
@@ -70,15 +79,16 @@ EOC
 sub port { return $_[0]->{port}; }
 sub url { return "ws://127.0.0.1:$_[0]->{port}/ws"; }
 
-# Waits until /healthz says 200: it listens and it has its database.
+# Waits until /healthz says 200: it listens and it has its database, or that of the cell.
 sub wait_healthy
 {
-	my ($self) = @_;
+	my ($self, $cell) = @_;
+	my $path = '/healthz' . (defined $cell ? "/$cell" : '');
 
 	IotTest::poll_until(
 		sub {
 			croak "$self->{name} ended:\n" . $self->log_content unless $self->alive;
-			return ($self->http_get('/healthz'))[0] == 200;
+			return ($self->http_get($path))[0] == 200;
 		},
 		"$self->{name} is healthy");
 	return $self;
