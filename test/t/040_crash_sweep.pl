@@ -37,11 +37,30 @@ my $sim = $iot->simulator($broker, prefix => 'boiler-', count => 5, rate => 100,
 my @calls = qw(pwrite64 write read epoll_wait);
 my $traced = 0;
 
+# Whether the process has ended, though its parent may not have noticed yet.
+sub has_ended
+{
+	my ($pid) = @_;
+
+	return 1 unless kill(0, $pid);
+	my $stat = eval { PostgreSQL::Test::Utils::slurp_file("/proc/$pid/stat") };
+	return !defined $stat || $stat =~ /^\d+ \(.*\) [ZX]/s;
+}
+
+# The adapter that is connected.  In one question, since the answer to a first one may be from just
+# before the server notices that its process was killed.
 sub adapter_pid
 {
-	$iot->poll("SELECT count(*) = 1 FROM iot_internal.worker_slots()"
-		  . " WHERE kind = 'mqtt adapter' AND state = 'connected'");
-	return $iot->psql("SELECT pid FROM iot_internal.worker_slots() WHERE kind = 'mqtt adapter'");
+	return poll_until(
+		sub {
+			my $pid = eval {
+				$iot->psql("SELECT pid FROM iot_internal.worker_slots()"
+					  . " WHERE kind = 'mqtt adapter' AND state = 'connected'");
+			};
+
+			return $pid && !has_ended($pid) && $pid;
+		},
+		'the adapter is connected');
 }
 
 # Has strace kill the process at a system call; false where it cannot.
@@ -59,9 +78,9 @@ sub kill_at_call
 	};
 
 	return 0 unless $tracer;
-	eval { poll_until(sub { !kill(0, $pid) || !$tracer->alive }, "$call $when comes by", 20) };
+	eval { poll_until(sub { has_ended($pid) || !$tracer->alive }, "$call $when comes by", 20) };
 	$tracer->stop;
-	return !kill(0, $pid);
+	return has_ended($pid);
 }
 
 # Kills it after some values more.

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use CPAN::Meta::YAML;
+use Encode qw(encode_utf8);
 use Test::More;
 
 use IotTest;
@@ -28,7 +29,8 @@ sub blocks
 
 	while ($page =~ /([^\n]+)\n\n```$language\n(.*?)```/sg)
 	{
-		push @blocks, {title => $1, text => $2};
+		# a title is bytes, as the names of tests are
+		push @blocks, {title => encode_utf8($1), text => $2};
 	}
 	return @blocks;
 }

@@ -38,7 +38,8 @@ is($iot->wait_for_command($short)->{status}, 'CANCELLED', 'at its deadline it fa
 is(executed(), 'awake-1=9', 'and nothing has reached the sleeping ones');
 
 # the worker forgets nothing
-$iot->node->restart('immediate');
+$iot->node->stop('immediate');
+$iot->node->start;
 $iot->poll(q{SELECT count(*) = 1 FROM iot.worker WHERE state = 'connected'});
 $passed = $iot->send_command('awake-1', 'valve', 8);
 is($iot->wait_for_command($passed)->{status}, 'COMPLETED', 'after a restart of the server');

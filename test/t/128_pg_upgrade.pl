@@ -16,7 +16,7 @@ use IotTest::Contents qw(difference);
 
 my $from = $ENV{IOT_UPGRADE_FROM};
 my $from_stage = $ENV{IOT_UPGRADE_STAGE};
-my $new_bin = IotTest::pg_config('--bindir');
+my $in_place = IotTest::server_in_place();
 note($from ? "from $from" : 'from this version to itself; IOT_UPGRADE_FROM names another');
 
 # A server that is initialised alike, of either version.
@@ -27,18 +27,14 @@ sub node
 	my $shape = bless { db => 'iot' }, 'IotTest';
 
 	$node->init;
-	$node->append_conf('postgresql.conf', $shape->server_conf);
-	if ($from && $opt{install_path})
-	{
-		my $old = $opt{install_path};
-
-		$node->append_conf('postgresql.conf', "extension_destdir = '$from_stage'\n"
-			  . "dynamic_library_path = '$from_stage$old/lib:\$libdir'\n");
-	}
+	$node->append_conf('postgresql.conf', $shape->server_conf(in_place => 1));
+	$node->append_conf('postgresql.conf', "extension_destdir = '$from_stage'\n"
+		  . "dynamic_library_path = '$from_stage$from/lib:\$libdir'\n")
+	  if $from && $opt{install_path} eq $from;
 	return $node;
 }
 
-my $old_node = node('old', $from ? (install_path => $from) : ());
+my $old_node = node('old', install_path => $from || $in_place);
 $old_node->start;
 my $old = IotTest->from_node($old_node);
 $old->create_database('iot');
@@ -92,16 +88,18 @@ my ($rows, $armed) = ($old->psql($tables), $old->psql($arms));
 $old_node->append_conf('postgresql.conf', "iot.databases = 'iot'");
 $old_node->stop;
 
-my $new_node = node('new');
+my $new_node = node('new', install_path => $in_place);
 my $watch = $broker->watch('iot/+/command');
 my $mark = $broker->log_size;
 my $workplace = PostgreSQL::Test::Utils::tempdir;
-my $old_bin = $from ? "$from/bin" : $new_bin;
 chdir $workplace or die "chdir: $!";
-system_or_bail("$new_bin/pg_upgrade", '--no-sync', '--retain', '-b', $old_bin, '-B', $new_bin, '-d', $old_node->data_dir,
-	'-D', $new_node->data_dir, '-s', $new_node->host, '-p', $old_node->port, '-P', $new_node->port);
+my @command = ("$in_place/bin/pg_upgrade", '--no-sync', '--retain', '-b', ($from || $in_place) . '/bin',
+	'-B', "$in_place/bin", '-d', $old_node->data_dir, '-D', $new_node->data_dir,
+	'-s', $new_node->host, '-p', $old_node->port, '-P', $new_node->port);
+my ($out, $err);
+ok(IPC::Run::run(\@command, '>', \$out, '2>', \$err), 'pg_upgrade goes through')
+  or die "$out$err";
 chdir '/';
-pass('pg_upgrade goes through');
 my $text = join '', map { slurp_file($_) } glob($new_node->data_dir . '/pg_upgrade_output.d/*/log/*.log');
 like($text, qr/database system is ready/, 'it has started servers');
 unlike($text, qr/iot (?:launcher|notifier|mqtt adapter)/, 'in which no worker ran');

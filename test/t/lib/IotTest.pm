@@ -111,6 +111,22 @@ sub stage_conf
 	return "$path\ndynamic_library_path = '$stage" . pg_config('--pkglibdir') . ":\$libdir'\n";
 }
 
+# A copy of the server with iot installed in place, as make install leaves it; its folder above bin.
+# A program finds its libraries from where it is itself.  For pg_upgrade, which loads "$libdir/iot":
+# from 18 on no setting tells where else that might be.
+sub server_in_place
+{
+	my $root = PostgreSQL::Test::Utils::tempdir('server');
+
+	foreach my $dir (map { pg_config($_) } qw(--bindir --pkglibdir --sharedir))
+	{
+		PostgreSQL::Test::Utils::system_or_bail('mkdir', '-p', "$root$dir");
+		PostgreSQL::Test::Utils::system_or_bail('cp', '-a', "$dir/.", "$root$dir");
+	}
+	PostgreSQL::Test::Utils::system_or_bail('cp', '-a', "$stage/.", $root);
+	return dirname($root . pg_config('--bindir'));
+}
+
 # A new server.  Options:
 #   database     name of the database with the extension ('iot')
 #   databases    value of iot.databases (the database)
@@ -119,6 +135,7 @@ sub stage_conf
 #   conf         text for postgresql.conf
 #   init         further arguments for PostgreSQL::Test::Cluster->init
 #   install_path folder of another server's bin (with $stage and $pg_config as that one's)
+#   in_place     1: that server has iot of its own (server_in_place)
 #   start        0: leave it stopped (and without a database)
 #   extension    0: do not create the extension
 sub new
@@ -149,7 +166,7 @@ sub server_conf
 	my ($self, %opt) = @_;
 	my $preload = defined $opt{preload} ? $opt{preload} : $opt{cron} ? 'pg_cron,iot' : 'iot';
 	my $databases = defined $opt{databases} ? $opt{databases} : $self->{db};
-	my $conf = stage_conf();
+	my $conf = $opt{in_place} ? '' : stage_conf();
 
 	$conf .= "shared_preload_libraries = '$preload'\n";
 	$conf .= "iot.databases = '$databases'\n" if $preload =~ /\biot\b/;
