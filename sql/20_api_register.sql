@@ -46,7 +46,7 @@ BEGIN
 		INSERT INTO iot.device (name, device_group_id, device_type_id, adapter_id)
 			VALUES (stranger.name, rule.device_group_id, rule.device_type_id,
 				register_devices.adapter_id)
-			ON CONFLICT ON CONSTRAINT device_name_key DO NOTHING
+			ON CONFLICT DO NOTHING
 			RETURNING device_id INTO made;
 		CONTINUE WHEN NOT FOUND;
 		room := room - 1;

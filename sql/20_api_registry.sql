@@ -152,7 +152,11 @@ BEGIN
 	END IF;
 
 	SELECT d.* INTO present FROM iot.device d WHERE d.name = create_device.name;
-	IF NOT FOUND THEN
+	IF NOT FOUND AND EXISTS (SELECT FROM iot.device d WHERE d.external_id = create_device.name) THEN
+		RAISE EXCEPTION 'name "%" is the external_id of another device', create_device.name
+			USING ERRCODE = 'duplicate_object',
+				HINT = 'Topics and messages could not tell one from the other; choose another name.';
+	ELSIF NOT FOUND THEN
 		RAISE EXCEPTION 'device id % is taken', id
 			USING ERRCODE = 'duplicate_object',
 				HINT = 'Leave the id out, and one is made.';

@@ -1,7 +1,8 @@
 -- Everything that is written to the registry is judged when it is written: a typing error is told to
 -- who makes it, not to who wonders next week why a device is silent.
 
-CREATE OR REPLACE FUNCTION iot_internal.topic_template_error(template text, column_name text)
+CREATE OR REPLACE FUNCTION iot_internal.topic_template_error(
+	template text, column_name text, may_lack_device boolean)
 RETURNS text
 LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_topic_template_error_sql';
 
@@ -149,6 +150,11 @@ BEGIN
 			MESSAGE = format('name of a device reads as a uuid: "%s"', NEW.name),
 			HINT = 'Functions take a device by name or by id, and could not tell one from the other.';
 	END IF;
+	IF NEW.external_id !~ '^[^+#[:cntrl:]]+$' OR octet_length(NEW.external_id) > 128 THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid external_id of device "%s": "%s"', NEW.name, left(NEW.external_id, 150)),
+			HINT = 'It is what the device is called in topics and messages: 1 to 128 bytes on one line without "+" and "#"; NULL where that is its name.';
+	END IF;
 	RETURN NEW;
 END
 $function$;
@@ -214,13 +220,15 @@ BEGIN
 				FROM unnest(NEW.more_telemetry_topics) AS m (template))
 			AS t (key, template)
 		WINDOW same AS (PARTITION BY t.template) LOOP
-		error := iot_internal.topic_template_error(topic.template, topic.key);
+		error := iot_internal.topic_template_error(topic.template, topic.key,
+			CASE WHEN topic.key = 'command_topic' THEN coalesce(NEW.command_template LIKE '%{device}%', false)
+				ELSE NEW.device_path IS NOT NULL END);
 		IF error IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('invalid %s of %s: %s', topic.key, what, error),
 				HINT = CASE
-					WHEN topic.key LIKE '%telemetry%' THEN 'It has {device} once, as a whole level, and may have {parameter} once, and "+" for levels that do not matter: "home/+/{device}/{parameter}".'
-					WHEN topic.key = 'command_topic' THEN 'It has {device} once, as a whole level, may have {parameter} once, and has no wildcards: "cmnd/{device}/{parameter}".'
+					WHEN topic.key LIKE '%telemetry%' THEN 'It has {device} once, as a whole level, unless device_path is set, and may have {parameter} once, and "+" for levels that do not matter: "home/+/{device}/{parameter}".'
+					WHEN topic.key = 'command_topic' THEN 'It has {device} once, as a whole level, unless command_template has it, may have {parameter} once, and has no wildcards: "cmnd/{device}/{parameter}".'
 					ELSE 'It has {device} once, as a whole level, and may have "+" for levels that do not matter: "iot/{device}/status".' END;
 		END IF;
 		IF topic.first <> topic.last THEN
@@ -235,6 +243,15 @@ BEGIN
 			HINT = 'Each costs a look at every message; "+" and {parameter} cover many topics.';
 	END IF;
 	PERFORM iot_internal.check_path('status_path', what, NEW.status_path);
+	PERFORM iot_internal.check_path('device_path', what, NEW.device_path);
+	PERFORM iot_internal.check_path('time_path', what, NEW.time_path);
+	IF NEW.time_unit <> ALL (ARRAY['ms', 's']) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid time_unit of %s: "%s"', what, left(NEW.time_unit, 100)),
+			HINT = 'Times that are numbers count "ms" or "s" since 1970.';
+	END IF;
+	PERFORM iot_internal.check_time_zone(
+		NEW.time_zone, CASE WHEN TG_OP = 'UPDATE' THEN OLD.time_zone END);
 	PERFORM iot_internal.check_status_words(what, NEW.online_word, NEW.offline_word);
 	IF NEW.command_template IS NOT NULL THEN
 		PERFORM iot_internal.check_command_template(what, NEW.command_template);
@@ -555,6 +572,20 @@ BEGIN
 END
 $function$;
 
+-- Raises an error for what is no time zone; NULL is none, and what was there before is not looked at.
+CREATE OR REPLACE FUNCTION iot_internal.check_time_zone(time_zone text, before text) RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	-- reading the list of zones takes its time
+	IF time_zone IS NOT NULL AND time_zone IS DISTINCT FROM before
+		AND NOT EXISTS (SELECT FROM pg_timezone_names z WHERE z.name = time_zone) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('unknown time zone "%s"', left(time_zone, 100)),
+			HINT = 'Names are those of pg_timezone_names, such as "Europe/Berlin".';
+	END IF;
+END
+$function$;
+
 CREATE OR REPLACE FUNCTION iot_internal.check_app_user() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
@@ -569,13 +600,8 @@ BEGIN
 			HINT = 'Write "name@example.org", in ASCII; leave it NULL where there is none.';
 	END IF;
 	PERFORM iot_internal.check_language(NEW.language);
-	-- reading the list of zones takes its time
-	IF NEW.time_zone IS NOT NULL AND (TG_OP = 'INSERT' OR NEW.time_zone IS DISTINCT FROM OLD.time_zone)
-		AND NOT EXISTS (SELECT FROM pg_timezone_names z WHERE z.name = NEW.time_zone) THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-			MESSAGE = format('unknown time zone "%s"', left(NEW.time_zone, 100)),
-			HINT = 'Names are those of pg_timezone_names, such as "Europe/Berlin".';
-	END IF;
+	PERFORM iot_internal.check_time_zone(
+		NEW.time_zone, CASE WHEN TG_OP = 'UPDATE' THEN OLD.time_zone END);
 	-- whoever has a token for the name will pass every check: no sign-up may hand it out
 	IF (TG_OP = 'INSERT' OR NEW.username <> OLD.username)
 		AND iot_internal.is_admin_role(NEW.username)

@@ -44,6 +44,10 @@ BEGIN
 		status_path text,
 		online_word text,
 		offline_word text,
+		device_path text,
+		time_path text,
+		time_unit text NOT NULL DEFAULT 'ms',
+		time_zone text,
 		created_at timestamptz NOT NULL DEFAULT now(),
 		CONSTRAINT device_type_name_check CHECK (name ~ '^[A-Za-z0-9_.:-]{1,64}$'),
 		CONSTRAINT device_type_ack_mode_check CHECK (ack_mode IN ('device', 'echo', 'broker')),
@@ -55,7 +59,8 @@ BEGIN
 		CONSTRAINT device_type_send_when_check CHECK (send_when IN ('now', 'awake')),
 		CONSTRAINT device_type_offline_after_check
 			CHECK (offline_after BETWEEN interval '1 s' AND interval '30 days'),
-		CONSTRAINT device_type_retention_check CHECK (retention >= interval '1 hour')
+		CONSTRAINT device_type_retention_check CHECK (retention >= interval '1 hour'),
+		CONSTRAINT device_type_time_unit_check CHECK (time_unit IN ('ms', 's'))
 	);
 	CREATE TABLE iot.device_type_mapping (
 		device_type_id uuid NOT NULL CONSTRAINT device_type_mapping_device_type_id_fkey
@@ -97,6 +102,7 @@ BEGIN
 	CREATE TABLE iot.device (
 		device_id uuid CONSTRAINT device_pkey PRIMARY KEY,
 		name text NOT NULL CONSTRAINT device_name_key UNIQUE,
+		external_id text,
 		device_group_id uuid NOT NULL
 			CONSTRAINT device_device_group_id_fkey REFERENCES iot.device_group,
 		device_type_id uuid NOT NULL
@@ -109,8 +115,12 @@ BEGIN
 		CONSTRAINT device_name_check CHECK (
 			name ~ '^[A-Za-z0-9_.:-]{1,64}$'
 			AND name !~* '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$'
-			AND name !~* '^[0-9a-f]{32}$')
+			AND name !~* '^[0-9a-f]{32}$'),
+		CONSTRAINT device_external_id_check CHECK (
+			external_id ~ '^[^+#[:cntrl:]]+$' AND octet_length(external_id) <= 128)
 	);
+	-- what it is called in topics and messages
+	CREATE UNIQUE INDEX device_external_id_name_key ON iot.device ((coalesce(external_id, name)));
 	CREATE INDEX device_device_group_id_idx ON iot.device (device_group_id);
 	CREATE INDEX device_device_type_id_idx ON iot.device (device_type_id);
 	CREATE INDEX device_adapter_id_idx ON iot.device (adapter_id);

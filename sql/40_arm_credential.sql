@@ -8,7 +8,7 @@ BEGIN
 		ON iot.device_credential
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.dynsec_changed();
 	CREATE OR REPLACE TRIGGER dynsec_changed
-		AFTER DELETE OR UPDATE OF name, enabled, adapter_id, device_type_id ON iot.device
+		AFTER DELETE OR UPDATE OF name, external_id, enabled, adapter_id, device_type_id ON iot.device
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.dynsec_changed();
 	CREATE OR REPLACE TRIGGER dynsec_changed
 		AFTER UPDATE OF telemetry_topic, more_telemetry_topics, attributes_topic, status_topic,
@@ -18,7 +18,7 @@ BEGIN
 
 	CREATE OR REPLACE VIEW iot.device_topic AS
 		SELECT d.device_id, CASE WHEN x.place = 1 THEN 'subscribe' ELSE 'publish' END AS action,
-			iot_internal.topic_of_device(x.template, d.name) AS topic
+			iot_internal.topic_of_device(x.template, coalesce(d.external_id, d.name)) AS topic
 		FROM iot.device d JOIN iot.device_type t ON t.device_type_id = d.device_type_id
 			CROSS JOIN LATERAL unnest(ARRAY[t.command_topic, t.telemetry_topic, t.attributes_topic,
 				t.status_topic, t.ack_topic] || t.more_telemetry_topics)

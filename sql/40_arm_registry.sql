@@ -67,6 +67,15 @@ BEGIN
 		'where in a message on the status topic the word stands, such as $.state; NULL: online and offline in the usual places';
 	COMMENT ON COLUMN iot.device_type.online_word IS 'its word for online; NULL: online';
 	COMMENT ON COLUMN iot.device_type.offline_word IS 'its word for offline; NULL: offline';
+	COMMENT ON COLUMN iot.device_type.device_path IS
+		'where messages on topics without {device} name the device, such as $.id; $.* where the keys of an object are the devices';
+	COMMENT ON COLUMN iot.device_type.time_path IS
+		'where a message that has a mapping says its time; NULL: the time of arrival';
+	COMMENT ON COLUMN iot.device_type.time_unit IS 'of a time that is a number: ms or s since 1970';
+	COMMENT ON COLUMN iot.device_type.time_zone IS
+		'of times that do not say theirs, such as Europe/Berlin; NULL: they are refused';
+	COMMENT ON COLUMN iot.device.external_id IS
+		'what it is called in topics and messages; NULL: its name';
 	COMMENT ON TABLE iot.device_type_mapping IS
 		'where the values of a parameter are in what devices of a type say; what such a type does not name is passed over';
 	COMMENT ON COLUMN iot.device_type_mapping.path IS

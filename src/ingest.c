@@ -38,12 +38,29 @@ iot_batch_begin(IotBatch *batch, const char *adapter, const pg_uuid_t *adapter_i
 	MemoryContextSwitchTo(batch->cxt);
 	batch->adapter = adapter;
 	batch->adapter_id = adapter_id;
+	batch->originals = messages;
 	batch->messages = messages;
 	batch->message_count = count;
 	batch->senders = palloc0(sizeof(IotSender) * (count + 1));
 	batch->number = ++last_batch;
 	batch->newest = now + USECS_PER_DAY;
 	batch->oldest = iot_registry_oldest(now);
+}
+
+/* The same for one that a gateway names. */
+static void
+resolve_named(IotSender *sender, List **names)
+{
+	IotDevice  *device;
+
+	sender->known_topic = true;
+	if (!iot_spoken_name_valid(sender->name, sender->name_len))
+		return;
+	device = iot_registry_device(sender->name, sender->name_len);
+	if (device == NULL && names != NULL)
+		*names = lappend(*names, cstring_to_text_with_len(sender->name, sender->name_len));
+	if (device != NULL && iot_device_has_topic(device, sender->kind, sender->topic))
+		sender->device = device;
 }
 
 /*
@@ -57,13 +74,20 @@ resolve_sender(const IotIngestMessage *message, IotSender *sender, List **names)
 	IotTopicKind kind;
 	int			at = -1;
 
+	if (sender->refused)
+		return;
+	if (sender->name != NULL)
+	{
+		resolve_named(sender, names);
+		return;
+	}
 	while ((at = iot_registry_topic_match(at + 1, message->topic, message->topic_len, &kind,
 										  &match)) >= 0)
 	{
 		IotDevice  *device;
 
 		sender->known_topic = true;
-		if (!iot_device_name_valid(match.device, match.device_len))
+		if (match.device == NULL || !iot_spoken_name_valid(match.device, match.device_len))
 			continue;
 		device = iot_registry_device(match.device, match.device_len);
 		if (device == NULL && names != NULL)
@@ -220,8 +244,9 @@ iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id, bool register
 	IotBatch	batch;
 
 	iot_batch_begin(&batch, adapter, adapter_id, messages, count);
+	iot_batch_expand(&batch);
 	resolve_senders(&batch, registers);
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < batch.message_count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
 		iot_batch_message(&batch, i);
@@ -245,14 +270,14 @@ iot_ingest_replay(int64 dead_letter_id, const char *adapter, const pg_uuid_t *ad
 	batch.replayed = dead_letter_id;
 	if (adapter != NULL)
 	{
+		iot_batch_expand(&batch);
 		resolve_senders(&batch, false);
-		iot_batch_message(&batch, 0);
+		for (int i = 0; i < batch.message_count; i++)
+			iot_batch_message(&batch, i);
 	}
 	else
 	{
-		iot_registry_load(list_make1(device));
-		batch.senders[0].device = iot_registry_device(VARDATA_ANY(device),
-													  VARSIZE_ANY_EXHDR(device));
+		batch.senders[0].device = iot_registry_device_by_name(device);
 		if (batch.senders[0].device == NULL)
 			iot_batch_refuse(&batch, 0, IOT_REASON_UNKNOWN_DEVICE, "device does not exist");
 		else if (!batch.senders[0].device->enabled)

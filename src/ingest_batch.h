@@ -11,6 +11,9 @@
 #include "measurement_store.h"
 #include "registry_cache.h"
 
+/* Microseconds from the device's epoch, 1970, to the server's, 2000. */
+#define IOT_EPOCH_SHIFT		((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
+
 /* Raises instead of keeping a dead letter. */
 typedef void (*IotRefusal) (const IotDevice *device, IotReason reason, const char *error);
 
@@ -25,6 +28,10 @@ typedef struct IotSender
 	uint32		parameter_len;
 	IotTopicKind kind;
 	bool		known_topic;
+	bool		refused;		/* before anybody looked who sent it */
+	const char *name;			/* that a gateway gives, or NULL */
+	uint32		name_len;
+	int			topic;			/* index of the gateway's template */
 } IotSender;
 
 typedef struct IotBatch
@@ -33,7 +40,9 @@ typedef struct IotBatch
 	MemoryContext caller_cxt;
 	const char *adapter;
 	const pg_uuid_t *adapter_id;
-	const IotIngestMessage *messages;
+	const IotIngestMessage *originals;	/* as they came */
+	const IotIngestMessage *messages;	/* the same, or what gateways say in them of each device */
+	const int  *origins;		/* of each message, among the originals; NULL where they are these */
 	IotSender  *senders;		/* one for each message */
 	int			message_count;
 	uint64		number;
@@ -62,6 +71,8 @@ typedef struct IotBatch
 
 extern void iot_batch_begin(IotBatch *batch, const char *adapter, const pg_uuid_t *adapter_id,
 							const IotIngestMessage *messages, int count);
+extern int	iot_batch_origin(const IotBatch *batch, int index);
+extern void iot_batch_expand(IotBatch *batch);
 extern bool iot_batch_register(IotBatch *batch);
 extern void iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error);
 extern void iot_batch_message(IotBatch *batch, int index);
@@ -69,7 +80,8 @@ extern void iot_batch_telemetry(IotBatch *batch, int index);
 extern bool iot_is_mapped(const IotMapping *mapping, const char *parameter);
 extern void iot_batch_mapped(IotBatch *batch, int index);
 extern void iot_mapped_parameters(const IotMapping *mapping, const IotIngestMessage *message,
-								  const IotTopicMatch *match, IotParameterFound found, void *arg);
+								  const char *parameter, uint32 parameter_len,
+								  IotParameterFound found, void *arg);
 extern void iot_batch_touch(IotBatch *batch, IotDevice *device, TimestampTz at);
 extern bool iot_batch_number(IotBatch *batch, int index, const IotLabels *labels,
 							 const IotValue *value, double *number);

@@ -9,6 +9,9 @@
  */
 #include "postgres.h"
 
+#include "utils/datetime.h"
+#include "utils/timestamp.h"
+
 #include "core/body.h"
 #include "ingest_batch.h"
 
@@ -24,13 +27,15 @@ iot_is_mapped(const IotMapping *mapping, const char *parameter)
 
 /* Takes what stands at the path of a mapped value; nothing where nothing does. */
 static void
-take_mapped(IotBatch *batch, int index, const IotMappedValue *mapped)
+take_mapped(IotBatch *batch, int index, const IotMappedValue *mapped, const IotValue *time)
 {
 	const IotSensor *sensor;
 	const IotLabels *labels;
-	IotValue	value = {.name = mapped->parameter, .name_len = mapped->parameter_len};
+	IotValue	value = *time;
 	double		number;
 
+	value.name = mapped->parameter;
+	value.name_len = mapped->parameter_len;
 	if (!iot_body_value(&body, &mapped->path, &value))
 		return;
 	sensor = iot_device_sensor(batch->senders[index].device, mapped->parameter,
@@ -57,8 +62,38 @@ take_named(IotBatch *batch, int index)
 		.parameter_len = sender->parameter_len,
 		.scale = 1
 	};
+	IotValue	arrival = {.has_ts = false};
 
-	take_mapped(batch, index, &named);
+	take_mapped(batch, index, &named, &arrival);
+}
+
+/* The time of all values of the message, into has_ts and ts; false where it cannot be read. */
+static bool
+read_time(const IotMapping *mapping, IotValue *time)
+{
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	time->has_ts = false;
+	if (mapping->time_path == NULL)
+		return true;
+	switch (iot_body_time(&body, mapping->time_path, mapping->time_unit_ms, &time->ts))
+	{
+		case IOT_BODY_NO_TIME:
+			return true;
+		case IOT_BODY_INVALID_TIME:
+			return false;
+		case IOT_BODY_LOCAL_TIME:
+			if (mapping->time_zone == NULL ||
+				timestamp2tm(time->ts - IOT_EPOCH_SHIFT, NULL, &tm, &fsec, NULL, NULL) != 0)
+				return false;
+			time->ts += DetermineTimeZoneOffset(&tm, mapping->time_zone) * USECS_PER_SEC;
+			break;
+		case IOT_BODY_TIME:
+			break;
+	}
+	time->has_ts = true;
+	return true;
 }
 
 /* Whether the message is one that the value may be in: its topic names this one, or none. */
@@ -76,16 +111,17 @@ is_about(const IotSender *sender, const IotMappedValue *mapped)
  */
 void
 iot_mapped_parameters(const IotMapping *mapping, const IotIngestMessage *message,
-					  const IotTopicMatch *match, IotParameterFound found, void *arg)
+					  const char *parameter, uint32 parameter_len, IotParameterFound found,
+					  void *arg)
 {
-	IotSender	sender = {.parameter = match->parameter, .parameter_len = match->parameter_len};
+	IotSender	sender = {.parameter = parameter, .parameter_len = parameter_len};
 	IotValue	value;
 
 	iot_body_free(&body);
 	if (iot_body_read(&body, message->payload, message->payload_len) != IOT_PAYLOAD_OK)
 		return;
 	if (mapping == NULL || mapping->value_count == 0)
-		found(arg, match->parameter, match->parameter_len);
+		found(arg, parameter, parameter_len);
 	for (int i = 0; mapping != NULL && i < mapping->value_count; i++)
 	{
 		const IotMappedValue *mapped = &mapping->values[i];
@@ -103,6 +139,7 @@ iot_batch_mapped(IotBatch *batch, int index)
 	const IotSender *sender = &batch->senders[index];
 	const IotMapping *mapping = sender->device->mapping;
 	IotPayloadStatus status;
+	IotValue	time;
 
 	if (!message->retained)
 		iot_batch_touch(batch, sender->device, message->received_at);
@@ -119,9 +156,15 @@ iot_batch_mapped(IotBatch *batch, int index)
 		take_named(batch, index);
 		return;
 	}
+	if (!read_time(mapping, &time))
+	{
+		iot_batch_refuse(batch, index, IOT_REASON_INVALID_TIME,
+						 "what stands at the path of the time is no time, or one without a zone");
+		return;
+	}
 	for (int i = 0; i < mapping->value_count; i++)
 	{
 		if (is_about(sender, &mapping->values[i]))
-			take_mapped(batch, index, &mapping->values[i]);
+			take_mapped(batch, index, &mapping->values[i], &time);
 	}
 }

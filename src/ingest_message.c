@@ -22,9 +22,6 @@
 #include "ingest_batch.h"
 #include "iot.h"
 
-/* Microseconds from the device's epoch, 1970, to the server's, 2000. */
-#define EPOCH_SHIFT		((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
-
 /* Memory for parsing, kept from batch to batch; no pointer into it outlives a message. */
 static IotTelemetry telemetry;
 
@@ -49,20 +46,22 @@ count_refusal(IotBatch *batch, IotReason reason)
 }
 
 /*
- * Counts something that cannot be used.  A message has one dead letter for each reason, with the
- * first error text: a payload of a thousand unknown names must not become a thousand copies.
+ * Counts something that cannot be used.  A message, that of a gateway as a whole, has one dead letter
+ * for each reason, with the first error text: a payload of a thousand unknown names must not become a
+ * thousand copies.
  */
 void
 iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error)
 {
-	const IotIngestMessage *message = &batch->messages[index];
+	int			origin = iot_batch_origin(batch, index);
+	const IotIngestMessage *message = &batch->originals[origin];
 	const IotDevice *device = batch->senders[index].device;
 	IotDeadLetter *letter;
 
 	if (batch->refusal != NULL)
 		batch->refusal(device, reason, error);
 	count_refusal(batch, reason);
-	for (int i = batch->letter_count - 1; i >= 0 && batch->letters[i].message == index; i--)
+	for (int i = batch->letter_count - 1; i >= 0 && batch->letters[i].message == origin; i--)
 	{
 		if (batch->letters[i].reason == reason)
 		{
@@ -84,7 +83,7 @@ iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error
 	letter->reason = reason;
 	letter->error = error != NULL ? pstrdup(error) : NULL;
 	letter->count = 1;
-	letter->message = index;
+	letter->message = origin;
 }
 
 /* Why a payload of that status is refused; raises where there was no memory to read it. */
@@ -196,7 +195,7 @@ iot_batch_point(IotBatch *batch, int index, const IotSensor *sensor, const IotVa
 						 "retained message without a time of its own");
 		return;
 	}
-	ts = value->has_ts ? value->ts - EPOCH_SHIFT : message->received_at;
+	ts = value->has_ts ? value->ts - IOT_EPOCH_SHIFT : message->received_at;
 	if (ts < batch->oldest || ts > batch->newest)
 	{
 		iot_batch_refuse(batch, index, IOT_REASON_OUT_OF_TIME_RANGE,
@@ -412,7 +411,7 @@ take_ack(IotBatch *batch, int index)
 	if (batch->ack_count == batch->ack_capacity)
 		batch->acks = grow(batch->acks, &batch->ack_capacity, sizeof(IotIngestAck));
 	kept = &batch->acks[batch->ack_count++];
-	kept->message = index;
+	kept->message = iot_batch_origin(batch, index);
 	strlcpy(kept->device, device->name, sizeof(kept->device));
 	memcpy(&kept->command_id, ack.command_id, sizeof(kept->command_id));
 	kept->ok = ack.ok;
@@ -429,6 +428,8 @@ iot_batch_message(IotBatch *batch, int index)
 	const IotIngestMessage *message = &batch->messages[index];
 	const IotSender *sender = &batch->senders[index];
 
+	if (sender->refused)
+		return;
 	if (message->payload_len > (uint32) iot_max_payload_size * 1024)
 		iot_batch_refuse(batch, index, IOT_REASON_TOO_LARGE,
 						 "payload is larger than \"iot.max_payload_size\"");

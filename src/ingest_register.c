@@ -65,6 +65,36 @@ add_candidate(void *arg, const char *name, uint32 len)
 		PointerGetDatum(cstring_to_text_with_len(name, len));
 }
 
+/* Adds the parameters that the message has values for; none where it cannot be read. */
+static void
+read_parameters(const IotMapping *mapping, const IotIngestMessage *message, const char *parameter,
+				uint32 parameter_len, Candidates *candidates)
+{
+	if (iot_is_mapped(mapping, parameter))
+	{
+		iot_mapped_parameters(mapping, message, parameter, parameter_len, add_candidate, candidates);
+		return;
+	}
+	if (iot_telemetry_parse(&telemetry, message->payload, message->payload_len) != IOT_PAYLOAD_OK)
+		return;
+	for (size_t i = 0; i < telemetry.count; i++)
+		add_candidate(candidates, telemetry.values[i].name, telemetry.values[i].name_len);
+}
+
+/* What a gateway says of a stranger. */
+static void
+read_named(const IotIngestMessage *message, const IotSender *sender, Candidates *candidates)
+{
+	const IotMapping *mapping = iot_registry_topic_mapping(sender->topic);
+
+	if (sender->kind != IOT_TOPIC_TELEMETRY ||
+		!iot_device_name_valid(sender->name, sender->name_len))
+		return;
+	candidates->name = PointerGetDatum(cstring_to_text_with_len(sender->name, sender->name_len));
+	candidates->template = CStringGetTextDatum(iot_registry_topic_template(sender->topic));
+	read_parameters(mapping, message, sender->parameter, sender->parameter_len, candidates);
+}
+
 /* What a message of a stranger says of him; nothing where it could not be used anyway. */
 static void
 read_stranger(const IotIngestMessage *message, Candidates *candidates)
@@ -72,32 +102,20 @@ read_stranger(const IotIngestMessage *message, Candidates *candidates)
 	IotTopicMatch match;
 	IotTopicKind kind;
 	int			at = -1;
-	bool		read = false;
 
 	if (message->payload_len > (uint32) iot_max_payload_size * 1024)
 		return;
 	while ((at = iot_registry_topic_match(at + 1, message->topic, message->topic_len, &kind,
 										  &match)) >= 0)
 	{
-		const IotMapping *mapping;
-
-		if (kind != IOT_TOPIC_TELEMETRY || !iot_device_name_valid(match.device, match.device_len))
+		if (kind != IOT_TOPIC_TELEMETRY || match.device == NULL ||
+			!iot_device_name_valid(match.device, match.device_len))
 			continue;
 		candidates->name = PointerGetDatum(cstring_to_text_with_len(match.device,
 																	match.device_len));
 		candidates->template = CStringGetTextDatum(iot_registry_topic_template(at));
-		mapping = iot_registry_topic_mapping(at);
-		if (iot_is_mapped(mapping, match.parameter))
-		{
-			iot_mapped_parameters(mapping, message, &match, add_candidate, candidates);
-			continue;
-		}
-		if (!read && iot_telemetry_parse(&telemetry, message->payload, message->payload_len) !=
-			IOT_PAYLOAD_OK)
-			return;
-		read = true;
-		for (size_t i = 0; i < telemetry.count; i++)
-			add_candidate(candidates, telemetry.values[i].name, telemetry.values[i].name_len);
+		read_parameters(iot_registry_topic_mapping(at), message, match.parameter,
+						match.parameter_len, candidates);
 	}
 }
 
@@ -120,7 +138,13 @@ iot_batch_register(IotBatch *batch)
 
 	for (int i = 0; i < batch->message_count; i++)
 	{
-		if (batch->senders[i].known_topic && batch->senders[i].device == NULL)
+		const IotSender *sender = &batch->senders[i];
+
+		if (!sender->known_topic || sender->device != NULL)
+			continue;
+		if (sender->name != NULL)
+			read_named(&batch->messages[i], sender, &candidates);
+		else
 			read_stranger(&batch->messages[i], &candidates);
 	}
 	if (candidates.count == 0)

@@ -88,14 +88,7 @@ find_device(text *given)
 	if (iot_uuid_parse(name, strlen(name), &device_id))
 		device = iot_registry_device_by_id(&device_id);
 	else if (iot_device_name_valid(name, strlen(name)))
-	{
-		device = iot_registry_device(name, strlen(name));
-		if (device == NULL)
-		{
-			iot_registry_load(list_make1(given));
-			device = iot_registry_device(name, strlen(name));
-		}
-	}
+		device = iot_registry_device_by_name(given);
 	if (device == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),

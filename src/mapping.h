@@ -5,6 +5,7 @@
 #ifndef IOT_MAPPING_H
 #define IOT_MAPPING_H
 
+#include "pgtime.h"
 #include "utils/uuid.h"
 
 #include "core/body.h"
@@ -30,6 +31,11 @@ typedef struct IotMapping
 	char	  **more_templates;	/* further telemetry topics */
 	int		   *more_topics;	/* their indexes for iot_registry_topic_match() */
 	int			more_count;
+	IotPath    *device_path;	/* the devices that a message names; NULL: its topic does */
+	bool		device_keys;	/* they are the keys of the object there */
+	IotPath    *time_path;		/* NULL: the time of arrival */
+	double		time_unit_ms;
+	pg_tz	   *time_zone;		/* of times without one; NULL: they are refused */
 	IotStatusWords *status;		/* NULL: the usual words */
 	IotMappedValue *values;		/* by parameter; telemetry is of the default form without any */
 	int			value_count;

@@ -25,30 +25,34 @@ static const char *const command_names[] = {
 	"id", "device", "parameter", "action", "value", "version", "word", "json"
 };
 
-/* What the template of a column of iot.device_type may have beside {device}. */
+/* What the template of a column of iot.device_type may have beside {device}, or in its place. */
 static int
-placeholders_of(text *column)
+placeholders_of(text *column, bool may_lack_device)
 {
 	char	   *name = text_to_cstring(column);
+	int			may = may_lack_device ? IOT_TOPIC_MAY_LACK_DEVICE : 0;
 
 	if (strcmp(name, "telemetry_topic") == 0 || strcmp(name, "more_telemetry_topics") == 0)
-		return IOT_TOPIC_MAY_ALL;
-	return strcmp(name, "command_topic") == 0 ? IOT_TOPIC_MAY_PARAMETER : IOT_TOPIC_MAY_ANY_LEVEL;
+		return may | IOT_TOPIC_MAY_PARAMETER | IOT_TOPIC_MAY_ANY_LEVEL;
+	if (strcmp(name, "command_topic") == 0)
+		return may | IOT_TOPIC_MAY_PARAMETER;
+	return IOT_TOPIC_MAY_ANY_LEVEL | (strcmp(name, "attributes_topic") == 0 ? may : 0);
 }
 
 /*
- * iot_internal.topic_template_error(template text, column_name text) returns text; STRICT IMMUTABLE
- * PARALLEL SAFE.  NULL where the template is sound, else why it is not.
+ * iot_internal.topic_template_error(template text, column_name text, may_lack_device boolean) returns
+ * text; STRICT IMMUTABLE PARALLEL SAFE.  NULL where the template is sound, else why it is not.
  */
 Datum
 iot_topic_template_error_sql(PG_FUNCTION_ARGS)
 {
 	text	   *template = PG_GETARG_TEXT_PP(0);
+	int			may = placeholders_of(PG_GETARG_TEXT_PP(1), PG_GETARG_BOOL(2));
 	IotTopicTemplate parsed;
 	const char *error;
 
-	if (iot_topic_template_parse(VARDATA_ANY(template), VARSIZE_ANY_EXHDR(template),
-								 placeholders_of(PG_GETARG_TEXT_PP(1)), &parsed, &error))
+	if (iot_topic_template_parse(VARDATA_ANY(template), VARSIZE_ANY_EXHDR(template), may, &parsed,
+								 &error))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(error));
 }

@@ -21,6 +21,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -74,6 +75,7 @@ typedef struct TopicEntry
 {
 	IotTopicKind kind;
 	IotTopicTemplate parsed;
+	const IotMapping *gateway;	/* where messages name the devices; else NULL */
 } TopicEntry;
 
 typedef struct TypeEntry
@@ -95,6 +97,7 @@ static struct
 	int			type_count;
 	TopicEntry *topics;
 	int			topic_count;
+	int			gateway_count;	/* topics of gateways among them */
 	Interval   *keep;			/* of measurements; NULL is for ever */
 } cache;
 
@@ -122,13 +125,18 @@ static IotPlan select_retention = {
 	"SELECT r.keep FROM iot.retention r WHERE r.relation = 'measurement'"
 };
 static IotPlan select_devices = {
-	"SELECT d.name, d.device_id, d.adapter_id, d.enabled, d.device_type_id"
-	" FROM iot.device d WHERE d.name = ANY ($1)",
+	"SELECT d.name, d.device_id, d.adapter_id, d.enabled, d.device_type_id,"
+	" coalesce(d.external_id, d.name)"
+	" FROM iot.device d WHERE coalesce(d.external_id, d.name) = ANY ($1)",
 	1, {TEXTARRAYOID}
 };
-static IotPlan select_device_name = {
-	"SELECT d.name FROM iot.device d WHERE d.device_id = $1",
+static IotPlan select_name_by_id = {
+	"SELECT coalesce(d.external_id, d.name) FROM iot.device d WHERE d.device_id = $1",
 	1, {UUIDOID}
+};
+static IotPlan select_name_by_name = {
+	"SELECT coalesce(d.external_id, d.name) FROM iot.device d WHERE d.name = $1",
+	1, {TEXTOID}
 };
 static IotPlan select_sensors = {
 	"SELECT s.device_id, s.parameter_id, p.name, p.labels, s.labels"
@@ -212,11 +220,12 @@ rank_of(const IotTopicTemplate *parsed)
  * used has none.
  */
 static void
-add_topic(int rank, IotTopicKind kind, const char *text, int *index)
+add_topic(int rank, IotTopicKind kind, const char *text, const IotMapping *mapping, int *index)
 {
 	TopicEntry	entry;
 
 	entry.kind = kind;
+	entry.gateway = NULL;
 	if (!iot_topic_template_parse(text, strlen(text), IOT_TOPIC_MAY_ALL, &entry.parsed, NULL) ||
 		rank_of(&entry.parsed) != rank)
 		return;
@@ -227,6 +236,11 @@ add_topic(int rank, IotTopicKind kind, const char *text, int *index)
 			*index = i;
 			return;
 		}
+	}
+	if (!entry.parsed.has_device && mapping != NULL && mapping->device_path != NULL)
+	{
+		entry.gateway = mapping;
+		cache.gateway_count++;
 	}
 	cache.topics[cache.topic_count] = entry;
 	*index = cache.topic_count++;
@@ -240,9 +254,10 @@ add_topics(int rank)
 		TypeEntry  *type = &cache.types[i];
 
 		for (int kind = 0; kind < IOT_TOPIC_KINDS; kind++)
-			add_topic(rank, (IotTopicKind) kind, type->templates[kind], &type->topics[kind]);
+			add_topic(rank, (IotTopicKind) kind, type->templates[kind], type->mapping,
+					  &type->topics[kind]);
 		for (int j = 0; type->mapping != NULL && j < type->mapping->more_count; j++)
-			add_topic(rank, IOT_TOPIC_TELEMETRY, type->mapping->more_templates[j],
+			add_topic(rank, IOT_TOPIC_TELEMETRY, type->mapping->more_templates[j], type->mapping,
 					  &type->mapping->more_topics[j]);
 	}
 }
@@ -318,6 +333,7 @@ rebuild(void)
 										  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextReset(cache.cxt);
 	cache.topic_count = 0;
+	cache.gateway_count = 0;
 	previous = MemoryContextSwitchTo(cache.cxt);
 	for (int i = 0; i < lengthof(watched); i++)
 		watched[i] = get_relname_relid(watched_names[i], schema);
@@ -480,8 +496,14 @@ set_type(IotDevice *device, const pg_uuid_t *device_type_id)
 	}
 }
 
+static char *
+as_spoken(char *name)
+{
+	return pg_server_to_any(name, strlen(name), PG_UTF8);
+}
+
 /*
- * Reads the devices of these names (text datums), those that exist.  Between begin and end, with
+ * Reads the devices that are called so (text datums), those that exist.  Between begin and end, with
  * SPI; may raise.
  */
 void
@@ -509,6 +531,7 @@ iot_registry_load(List *names)
 		bool		isnull;
 
 		strlcpy(device->name, text_column(row, 1), sizeof(device->name));
+		device->spoken_name = MemoryContextStrdup(cache.cxt, as_spoken(text_column(row, 6)));
 		device->device_id = uuid_column(row, 2);
 		device->adapter_id = uuid_column(row, 3);
 		device->enabled = DatumGetBool(column(row, 4, &isnull));
@@ -523,16 +546,16 @@ iot_registry_load(List *names)
 	/* only what is complete can be found */
 	for (int i = 0; i < rows; i++)
 	{
-		DeviceName	key = {devices[i]->name, strlen(devices[i]->name)};
+		DeviceName	key = {devices[i]->spoken_name, strlen(devices[i]->spoken_name)};
 		bool		found;
 		DeviceEntry *entry = device_table_insert(cache.devices, key, &found);
 
 		entry->device = devices[i];
-		entry->key.name = devices[i]->name;
+		entry->key.name = devices[i]->spoken_name;
 	}
 }
 
-/* A device that is loaded, or NULL. */
+/* A device that is loaded, by what it is called in topics and messages; NULL where none is. */
 IotDevice *
 iot_registry_device(const char *name, size_t len)
 {
@@ -542,20 +565,59 @@ iot_registry_device(const char *name, size_t len)
 	return entry != NULL ? entry->device : NULL;
 }
 
-/* The device of this id, loaded where it was not; NULL where there is none. */
-IotDevice *
-iot_registry_device_by_id(const pg_uuid_t *device_id)
+/* Whether a device can be called so, here or elsewhere. */
+bool
+iot_spoken_name_valid(const char *name, size_t len)
 {
-	Datum		arg = UUIDPGetDatum(device_id);
-	char	   *name;
+	if (iot_device_name_valid(name, len))
+		return true;
+	if (!iot_external_name_valid(name, len))
+		return false;
+	/* what the database's encoding may lack, it has no device for */
+	for (size_t i = 0; i < len && GetDatabaseEncoding() != PG_UTF8; i++)
+	{
+		if (IS_HIGHBIT_SET(name[i]))
+			return false;
+	}
+	return true;
+}
 
-	if (iot_plan_execute(&select_device_name, &arg, NULL) == 0)
+/* The device that the statement finds, loaded where it was not; NULL where there is none. */
+static IotDevice *
+find_device(IotPlan *plan, Datum arg)
+{
+	char	   *name;
+	char	   *spoken;
+	IotDevice  *device;
+
+	if (iot_plan_execute(plan, &arg, NULL) == 0)
 		return NULL;
 	name = text_column(0, 1);
 	SPI_freetuptable(SPI_tuptable);
-	if (iot_registry_device(name, strlen(name)) == NULL)
-		iot_registry_load(list_make1(cstring_to_text(name)));
-	return iot_registry_device(name, strlen(name));
+	spoken = as_spoken(name);
+	device = iot_registry_device(spoken, strlen(spoken));
+	if (device != NULL)
+		return device;
+	iot_registry_load(list_make1(cstring_to_text(name)));
+	return iot_registry_device(spoken, strlen(spoken));
+}
+
+IotDevice *
+iot_registry_device_by_id(const pg_uuid_t *device_id)
+{
+	return find_device(&select_name_by_id, UUIDPGetDatum(device_id));
+}
+
+IotDevice *
+iot_registry_device_by_name(text *name)
+{
+	char	   *wanted = text_to_cstring(name);
+	IotDevice  *device = iot_registry_device(wanted, strlen(wanted));
+
+	/* another one may be called so where it comes from */
+	if (device != NULL && strcmp(device->name, wanted) == 0)
+		return device;
+	return find_device(&select_name_by_name, PointerGetDatum(name));
 }
 
 static int
@@ -618,6 +680,32 @@ iot_registry_topic_match(int from, const char *topic, size_t len, IotTopicKind *
 		}
 	}
 	return -1;
+}
+
+/*
+ * How the message of a gateway names its devices, where its topic is of one, and the index of its
+ * template; else NULL.
+ */
+const IotMapping *
+iot_registry_gateway_match(const char *topic, size_t len, int *at, IotTopicKind *kind,
+						   IotTopicMatch *match)
+{
+	for (*at = 0; cache.gateway_count > 0 && *at < cache.topic_count; (*at)++)
+	{
+		const TopicEntry *entry = &cache.topics[*at];
+
+		if (entry->gateway == NULL || !iot_topic_template_match(&entry->parsed, topic, len, match))
+			continue;
+		*kind = entry->kind;
+		return entry->gateway;
+	}
+	return NULL;
+}
+
+bool
+iot_registry_has_gateways(void)
+{
+	return cache.gateway_count > 0;
 }
 
 /* Whether the device's type has the template of that index. */

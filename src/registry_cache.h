@@ -35,6 +35,7 @@ typedef struct IotSensor
 typedef struct IotDevice
 {
 	char		name[IOT_DEVICE_NAME_MAX + 1];
+	const char *spoken_name;	/* what it is called in topics and messages */
 	bool		enabled;
 	pg_uuid_t	device_id;
 	pg_uuid_t	adapter_id;
@@ -55,10 +56,15 @@ extern void iot_registry_end(void);
 extern int	iot_registry_topic_match(int from, const char *topic, size_t len,
 									 IotTopicKind *kind, IotTopicMatch *match);
 extern const IotMapping *iot_registry_topic_mapping(int at);
+extern bool iot_registry_has_gateways(void);
+extern const IotMapping *iot_registry_gateway_match(const char *topic, size_t len, int *at,
+													IotTopicKind *kind, IotTopicMatch *match);
 extern const char *iot_registry_topic_template(int at);
 extern IotDevice *iot_registry_device(const char *name, size_t len);
 extern void iot_registry_load(List *names);
 extern IotDevice *iot_registry_device_by_id(const pg_uuid_t *device_id);
+extern IotDevice *iot_registry_device_by_name(text *name);
+extern bool iot_spoken_name_valid(const char *name, size_t len);
 extern bool iot_device_has_topic(const IotDevice *device, IotTopicKind kind, int at);
 extern const IotSensor *iot_device_sensor(IotDevice *device, const char *name, size_t len);
 extern TimestampTz iot_registry_oldest(TimestampTz now);

@@ -20,18 +20,19 @@
 enum
 {
 	COL_TYPE = 1, COL_MORE_TOPICS, COL_STATUS_PATH, COL_ONLINE_WORD, COL_OFFLINE_WORD,
-	COL_PARAMETER, COL_NAME, COL_PATH, COL_SCALE, COL_SHIFT, COL_LABELS
+	COL_DEVICE_PATH, COL_TIME_PATH, COL_TIME_UNIT, COL_TIME_ZONE, COL_PARAMETER, COL_NAME, COL_PATH, COL_SCALE, COL_SHIFT, COL_LABELS
 };
 
 /* In the order of types; one row for each parameter, or one without for a type that has none. */
 static IotPlan select_mappings = {
 	"SELECT t.device_type_id, t.more_telemetry_topics, t.status_path, t.online_word,"
-	" t.offline_word, p.name, coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels"
+	" t.offline_word, t.device_path, t.time_path, t.time_unit, t.time_zone, p.name, coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels"
 	" FROM iot.device_type t"
 	" LEFT JOIN iot.device_type_mapping m ON m.device_type_id = t.device_type_id"
 	" LEFT JOIN iot.parameter p ON p.parameter_id = m.parameter_id"
 	" WHERE m.device_type_id IS NOT NULL OR t.more_telemetry_topics IS NOT NULL"
 	" OR t.status_path IS NOT NULL OR t.online_word IS NOT NULL OR t.offline_word IS NOT NULL"
+	" OR t.device_path IS NOT NULL"
 	" ORDER BY t.device_type_id, p.name COLLATE \"C\""
 };
 
@@ -75,24 +76,55 @@ read_more_topics(IotMapping *mapping, int row)
 	}
 }
 
+/* A path of its own, or NULL. */
+static IotPath *
+path_column(int row, int number)
+{
+	char	   *string = text_column(row, number);
+	IotPath    *path;
+
+	if (string == NULL)
+		return NULL;
+	path = palloc(sizeof(IotPath));
+	(void) iot_path_parse(string, strlen(string), path, NULL);
+	return path;
+}
+
+/* A path that ends in "*" leads to an object whose keys are the devices. */
+static void
+read_device_path(IotMapping *mapping, int row)
+{
+	IotPath    *path = path_column(row, COL_DEVICE_PATH);
+
+	mapping->device_path = path;
+	mapping->device_keys = path != NULL && path->count > 0 &&
+		path->steps[path->count - 1].kind == IOT_PATH_ANY;
+	if (mapping->device_keys)
+		path->count--;
+}
+
+static void
+read_time(IotMapping *mapping, int row)
+{
+	char	   *unit = text_column(row, COL_TIME_UNIT);
+	char	   *zone = text_column(row, COL_TIME_ZONE);
+
+	mapping->time_path = path_column(row, COL_TIME_PATH);
+	mapping->time_unit_ms = strcmp(unit, "s") == 0 ? 1000 : 1;
+	mapping->time_zone = zone == NULL ? NULL : pg_tzset(zone);
+}
+
 static void
 read_status_words(IotMapping *mapping, int row)
 {
-	char	   *path = text_column(row, COL_STATUS_PATH);
 	IotStatusWords words = {
+		.path = path_column(row, COL_STATUS_PATH),
 		.online = text_column(row, COL_ONLINE_WORD),
 		.offline = text_column(row, COL_OFFLINE_WORD)
 	};
 
-	if (path == NULL && words.online == NULL && words.offline == NULL)
+	if (words.path == NULL && words.online == NULL && words.offline == NULL)
 		return;
-	if (path != NULL)
-	{
-		IotPath    *parsed = palloc(sizeof(IotPath));
-
-		(void) iot_path_parse(path, strlen(path), parsed, NULL);
-		words.path = parsed;
-	}
 	mapping->status = palloc(sizeof(words));
 	*mapping->status = words;
 }
@@ -141,6 +173,8 @@ iot_mapping_read(int *count)
 			mapping->values = &values[row];
 			read_more_topics(mapping, row);
 			read_status_words(mapping, row);
+			read_device_path(mapping, row);
+			read_time(mapping, row);
 		}
 		if (read_value(&mapping->values[mapping->value_count], row))
 			mapping->value_count++;

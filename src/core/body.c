@@ -17,6 +17,7 @@
 #include <strings.h>
 
 #include "core/json.h"
+#include "core/timestamp.h"
 #include "core/utf8.h"
 
 #ifdef POSTGRES_H
@@ -188,6 +189,89 @@ iot_body_value(const IotBody *body, const IotPath *path, IotValue *value)
 		value->word_len = (uint32_t) strlen(value->word);
 	}
 	return true;
+}
+
+/* The first member of the object at the path, or NULL where there is none. */
+struct cJSON *
+iot_body_members(const IotBody *body, const IotPath *path)
+{
+	const cJSON *found = iot_path_find(path, body->tree);
+
+	return cJSON_IsObject(found) ? found->child : NULL;
+}
+
+struct cJSON *
+iot_body_next(const struct cJSON *member)
+{
+	return member->next;
+}
+
+const char *
+iot_body_key(const struct cJSON *member)
+{
+	return member->string;
+}
+
+/*
+ * cJSON writes numbers a little rounded, and infinite ones as null: those become texts that read as what
+ * they are.  False where no memory is left.
+ */
+static bool
+keep_numbers(cJSON *value)
+{
+	char		text[32];
+
+	if (cJSON_IsNumber(value))
+	{
+		snprintf(text, sizeof(text), "%.15g", value->valuedouble);
+		if (isinf(value->valuedouble))
+			strcpy(text, value->valuedouble > 0 ? "1e999" : "-1e999");
+		else if (strtod(text, NULL) != value->valuedouble)
+			snprintf(text, sizeof(text), "%.17g", value->valuedouble);
+		else
+			return true;
+		value->valuestring = cJSON_malloc(strlen(text) + 1);
+		if (value->valuestring == NULL)
+			return false;
+		strcpy(value->valuestring, text);
+		value->type = (value->type & ~0xff) | cJSON_Raw;
+		return true;
+	}
+	for (cJSON *child = value->child; child != NULL; child = child->next)
+	{
+		if (!keep_numbers(child))
+			return false;
+	}
+	return true;
+}
+
+/* The member's value as JSON, to be freed; NULL where no memory is left.  To be called once for each. */
+char *
+iot_body_print(struct cJSON *member)
+{
+	return keep_numbers(member) ? cJSON_PrintUnformatted(member) : NULL;
+}
+
+/*
+ * The time at the path, in microseconds since 1970: a number of units of so many milliseconds, or ISO
+ * 8601.  A local one is told apart, and *micros is then as if it were that of UTC.
+ */
+IotBodyTime
+iot_body_time(const IotBody *body, const IotPath *path, double unit_ms, int64_t *micros)
+{
+	IotValue	value;
+
+	if (!iot_body_value(body, path, &value))
+		return IOT_BODY_NO_TIME;
+	if (value.kind == IOT_VALUE_NUMBER)
+		return iot_timestamp_from_ms(value.number * unit_ms, micros) ? IOT_BODY_TIME :
+			IOT_BODY_INVALID_TIME;
+	if (value.kind != IOT_VALUE_WORD)
+		return IOT_BODY_INVALID_TIME;
+	if (iot_timestamp_parse(value.word, value.word_len, micros))
+		return IOT_BODY_TIME;
+	return iot_timestamp_parse_local(value.word, value.word_len, micros) ? IOT_BODY_LOCAL_TIME :
+		IOT_BODY_INVALID_TIME;
 }
 
 /* Whether the value is what the device type says; in any case of letters, or as a number. */

@@ -1,9 +1,9 @@
 /*
  * timestamp.c
- *		Device times: ISO 8601 with a zone, or milliseconds since 1970.
+ *		Device times: ISO 8601, or milliseconds since 1970.
  *
- * A time without a zone is refused: guessing one would store measurements hours away from where
- * they belong, and nobody would be told.
+ * A time without a zone is refused where nobody has said which it is: guessing one would store
+ * measurements hours away from where they belong, and nobody would be told.
  */
 #include "core/timestamp.h"
 
@@ -116,9 +116,9 @@ take_zone(Cursor *cursor, int *offset_seconds)
 	return true;
 }
 
-/* YYYY-MM-DD, "T" or a blank, HH:MM[:SS[.fraction]], and Z or an offset.  No allocation. */
-bool
-iot_timestamp_parse(const char *text, size_t len, int64_t *micros)
+/* Reads the whole text; without a zone, *micros is as if it were that of UTC. */
+static bool
+parse(const char *text, size_t len, bool zoned, int64_t *micros)
 {
 	Cursor		cursor = {text, text + len};
 	int			year;
@@ -128,7 +128,7 @@ iot_timestamp_parse(const char *text, size_t len, int64_t *micros)
 	int			minute;
 	int			second = 0;
 	int			fraction = 0;
-	int			offset;
+	int			offset = 0;
 	int64_t		seconds;
 
 	if (!take_digits(&cursor, 4, &year) || !take(&cursor, '-') ||
@@ -143,7 +143,7 @@ iot_timestamp_parse(const char *text, size_t len, int64_t *micros)
 	if (take(&cursor, ':') &&
 		(!take_digits(&cursor, 2, &second) || !take_fraction(&cursor, &fraction)))
 		return false;
-	if (!take_zone(&cursor, &offset) || cursor.at != cursor.end)
+	if ((zoned && !take_zone(&cursor, &offset)) || cursor.at != cursor.end)
 		return false;
 	/* second 60 is a leap second: the first of the next minute, as in the server */
 	if (year < 1 || month < 1 || month > 12 || day < 1 || day > days_in_month(year, month) ||
@@ -155,6 +155,20 @@ iot_timestamp_parse(const char *text, size_t len, int64_t *micros)
 		return false;
 	*micros = seconds * MICROS_PER_SECOND + fraction;
 	return true;
+}
+
+/* YYYY-MM-DD, "T" or a blank, HH:MM[:SS[.fraction]], and Z or an offset.  No allocation. */
+bool
+iot_timestamp_parse(const char *text, size_t len, int64_t *micros)
+{
+	return parse(text, len, true, micros);
+}
+
+/* The same without a zone: *micros is the time in UTC of a clock that shows the same there. */
+bool
+iot_timestamp_parse_local(const char *text, size_t len, int64_t *micros)
+{
+	return parse(text, len, false, micros);
 }
 
 /* False where the number is no time: not finite, or outside of years 1 to 9999. */

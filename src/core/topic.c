@@ -71,6 +71,20 @@ iot_device_name_valid(const char *name, size_t len)
 	return !reads_as_uuid(name, len);
 }
 
+/* What devices may be called elsewhere: any text on one line that can stand in a topic. */
+bool
+iot_external_name_valid(const char *name, size_t len)
+{
+	if (len == 0 || len > IOT_EXTERNAL_NAME_MAX || !iot_utf8_valid(name, len))
+		return false;
+	for (size_t i = 0; i < len; i++)
+	{
+		if ((unsigned char) name[i] < ' ' || name[i] == 0x7f || name[i] == '+' || name[i] == '#')
+			return false;
+	}
+	return true;
+}
+
 /*
  * Whether this is a topic that we publish to or take messages from.  On false, *error says why in
  * a static phrase that fits after a colon; error may be NULL.
@@ -275,22 +289,23 @@ iot_topic_template_parse(const char *text, size_t len, int may, IotTopicTemplate
 	}
 	if (reason != NULL)
 		 /* the first is told */ ;
-	else if (device == NULL)
+	else if (device == NULL && (may & IOT_TOPIC_MAY_LACK_DEVICE) == 0)
 		reason = "topic template lacks {device}";
 	else if (parameters > 1)
 		reason = "topic template has {parameter} more than once";
-	else if (len - DEVICE_LEN + IOT_DEVICE_NAME_MAX +
+	else if (len + (device != NULL ? IOT_EXTERNAL_NAME_MAX - DEVICE_LEN : 0) +
 			 (parameters > 0 ? IOT_DEVICE_NAME_MAX - PARAMETER_LEN : 0) > IOT_TOPIC_MAX)
 		reason = "topics of this template may be longer than 1024 bytes";
 	else
 	{
 		parsed->text = text;
 		parsed->len = len;
+		parsed->has_device = device != NULL;
 		parsed->prefix = text;
-		parsed->prefix_len = (size_t) (device - text);
-		parsed->suffix = device + DEVICE_LEN;
+		parsed->prefix_len = device != NULL ? (size_t) (device - text) : len;
+		parsed->suffix = device != NULL ? device + DEVICE_LEN : text + len;
 		parsed->suffix_len = (size_t) (text + len - parsed->suffix);
-		parsed->plain = parameters == 0 && any_levels == 0;
+		parsed->plain = device != NULL && parameters == 0 && any_levels == 0;
 		parsed->has_parameter = parameters > 0;
 	}
 	if (error != NULL)
@@ -351,6 +366,8 @@ iot_topic_template_match(const IotTopicTemplate *parsed, const char *topic, size
 
 	match->parameter = NULL;
 	match->parameter_len = 0;
+	match->device = NULL;
+	match->device_len = 0;
 	if (!parsed->plain)
 		return len <= IOT_TOPIC_MAX && match_levels(parsed, topic, len, match);
 	if (len <= parsed->prefix_len + parsed->suffix_len ||

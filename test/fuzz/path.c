@@ -15,9 +15,20 @@ follow(const IotBody *body, const IotPath *path)
 	IotValue	value = {0};
 	bool		online;
 	const char *error;
+	int64_t		micros;
 
 	if (iot_body_value(body, path, &value))
 		REQUIRE(value.kind != IOT_VALUE_WORD || value.word != NULL);
+	if (iot_body_time(body, path, 1000, &micros) == IOT_BODY_TIME)
+		REQUIRE(micros >= INT64_C(-62135596800000000) && micros < INT64_C(253402300800000000));
+	for (struct cJSON *member = iot_body_members(body, path); member != NULL;
+		 member = iot_body_next(member))
+	{
+		char	   *text = iot_body_print(member);
+
+		REQUIRE(text != NULL && iot_body_key(member) != NULL);
+		free(text);
+	}
 	if (iot_body_status(body, &words, &online, &error) != IOT_PAYLOAD_OK)
 		REQUIRE(error != NULL);
 }

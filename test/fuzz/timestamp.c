@@ -19,6 +19,11 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	double		ms;
 
 	if (iot_timestamp_parse((const char *) data, size, &micros))
+	{
+		check_range(micros);
+		REQUIRE(!iot_timestamp_parse_local((const char *) data, size, &micros));
+	}
+	if (iot_timestamp_parse_local((const char *) data, size, &micros))
 		check_range(micros);
 	if (size < sizeof(ms))
 		return 0;

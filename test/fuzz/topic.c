@@ -16,13 +16,16 @@ take_apart(const IotTopicTemplate *parsed, const char *topic, size_t topic_len)
 
 	if (!iot_topic_template_match(parsed, topic, topic_len, &match))
 		return;
-	REQUIRE(match.device >= topic && match.device_len > 0 &&
-			match.device + match.device_len <= topic + topic_len);
+	REQUIRE((match.device != NULL) == parsed->has_device);
+	REQUIRE(match.device == NULL ||
+			(match.device >= topic && match.device_len > 0 &&
+			 match.device + match.device_len <= topic + topic_len));
 	REQUIRE(match.parameter == NULL ||
 			(match.parameter >= topic && match.parameter_len > 0 &&
 			 match.parameter + match.parameter_len <= topic + topic_len));
-	if (!iot_device_name_valid(match.device, match.device_len) || !parsed->plain)
+	if (!parsed->plain || !iot_device_name_valid(match.device, match.device_len))
 		return;
+	REQUIRE(iot_external_name_valid(match.device, match.device_len));
 	/* what was taken apart goes together again */
 	REQUIRE(iot_topic_template_render(parsed, match.device, match.device_len, out,
 									  sizeof(out)) == topic_len);
@@ -43,6 +46,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 	split_input(data, size, &first, &first_len, &second, &second_len);
 	(void) iot_device_name_valid(first, first_len);
+	(void) iot_external_name_valid(second, second_len);
 	(void) iot_topic_valid(second, second_len, NULL);
 	if (iot_topic_filter_valid(first, first_len, NULL) &&
 		iot_topic_filter_valid(second, second_len, NULL))

@@ -188,7 +188,129 @@ SELECT is(array_agg(rule ORDER BY rule COLLATE "C") FILTER (WHERE rule LIKE '%cm
 	'a filter is allowed as one')
 	FROM iot.device d, unnest(iot_internal.dynsec_acls(d.device_id)) rule WHERE d.name = 'kitchen';
 
--- 10. a long list of paths in a large message ends
+-- 10. times
+INSERT INTO iot.device_type (name, telemetry_topic, time_path, time_unit)
+	VALUES ('clocked', 'clocked/{device}', '$.meta.at', 's');
+SELECT throws_ok(format('UPDATE iot.device_type SET %s WHERE name = ''clocked''', t), '22023', NULL, t)
+	FROM unnest(ARRAY[$$time_path = 'at'$$, $$time_unit = 'min'$$, $$time_zone = 'Mars/Olympus'$$]) t;
+SELECT iot.create_device('meter', '{temperature}', device_type => 'clocked') AS meter \gset
+SELECT map('clocked', 'temperature', '$.t');
+CREATE FUNCTION stored_at(device uuid, value float8) RETURNS timestamptz LANGUAGE sql AS
+	'SELECT m.ts FROM iot.measurement m WHERE m.device_id = $1 AND m.value = $2';
+SELECT extract(epoch FROM date_trunc('hour', now()))::bigint AS hour \gset
+SELECT is(take('clocked/meter', format('{"meta":{"at":%s.5},"t":1}', :hour)::bytea),
+	'{"messages": 1, "received": 1, "stored": 1}', 'seconds since 1970');
+SELECT is(stored_at(:'meter', 1), to_timestamp(:hour + 0.5), '... and a half');
+SELECT is(take('clocked/meter', format('{"meta":{"at":"%s"},"t":2}',
+	to_char(to_timestamp(:hour) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'))::bytea),
+	'{"messages": 1, "received": 1, "stored": 1}', 'ISO 8601');
+SELECT is(stored_at(:'meter', 2), to_timestamp(:hour), '... is read, too');
+SELECT is(take('clocked/meter', payload::bytea) -> 'reasons', '{"invalid_time": 1}', payload)
+	FROM unnest(ARRAY['{"meta":{"at":"2024-05-01T12:00:00"},"t":3}', '{"meta":{"at":"noon"},"t":3}',
+		'{"meta":{"at":{}},"t":3}', '{"meta":{"at":1e300},"t":3}']) payload;
+SELECT is(take('clocked/meter', '{"t":4}'), '{"messages": 1, "received": 1, "stored": 1}', 'none is that of arrival');
+SELECT is(take('clocked/meter', format('{"meta":{"at":%s},"t":5}', :hour + 1)::bytea, true),
+	'{"messages": 1, "received": 1, "stored": 1}', 'with a time a retained message is as good');
+UPDATE iot.device_type SET time_zone = 'Asia/Kolkata' WHERE name = 'clocked';
+SELECT is(take('clocked/meter', format('{"meta":{"at":"%s"},"t":6}',
+	to_char(to_timestamp(:hour + 2) AT TIME ZONE 'Asia/Kolkata', 'YYYY-MM-DD HH24:MI:SS'))::bytea),
+	'{"messages": 1, "received": 1, "stored": 1}', 'a clock of a known zone');
+SELECT is(stored_at(:'meter', 6), to_timestamp(:hour + 2), '... tells the time');
+
+-- 11. devices that are called otherwise elsewhere
+SELECT throws_ok(format('UPDATE iot.device SET external_id = %L WHERE name = ''fan''', x), '22023', NULL, x)
+	FROM unnest(ARRAY['', 'a+', '#', E'a\nb', repeat('x', 129)]) x;
+UPDATE iot.device SET external_id = 'grüner fan' WHERE name = 'fan';
+SELECT throws_ok($$UPDATE iot.device SET external_id = 'kitchen' WHERE name = 'bath'$$, '23505', NULL,
+	'nobody is called as another one');
+SELECT throws_ok($$UPDATE iot.device SET external_id = 'grüner fan' WHERE name = 'bath'$$, '23505', NULL, 'here or elsewhere');
+UPDATE iot.device SET external_id = 'old-name' WHERE name = 'bath';
+SELECT throws_ok($$SELECT iot.create_device('old-name', '{power}')$$, '42710',
+	'name "old-name" is the external_id of another device');
+SELECT is(take('home/attic/grüner fan/temperature', '23'), '{"messages": 1, "received": 1, "stored": 1}', 'a topic has that name');
+SELECT is(take('home/attic/fan/temperature', '24') -> 'reasons', '{"unknown_device": 1}', 'and no other');
+SELECT is(iot.ingest('fan', '{"temperature":25}', now() + interval '1 second'), 1, 'functions have ours');
+SELECT is(value('fan', 'temperature'), 25::float8, 'of one and the same device');
+UPDATE iot.device SET external_id = 'fan' WHERE name = 'hall';
+SELECT is(take('tele/fan/SENSOR', '{"temperature":1}'), '{"messages": 1, "received": 1, "stored": 1}', 'a name may move on');
+SELECT is(iot.ingest('fan', '{"temperature":26}', now() + interval '2 seconds'), 1, 'without confusion');
+SELECT is(value('fan', 'temperature'), 26::float8, 'of one');
+SELECT is(value('hall', 'temperature'), 1::float8, 'and the other');
+SELECT iot.send_command('fan', 'level', 7);
+SELECT is(sent(), 'home/grüner fan/set {"level": 7, "n": "7"}', 'commands go where it listens');
+SELECT is((SELECT count(*) FROM iot.device_topic t JOIN iot.device d USING (device_id)
+	WHERE d.name = 'fan' AND t.topic LIKE '%/grüner fan/%'), 5::bigint, 'as does what the broker lets it do');
+
+-- 12. gateways
+SELECT throws_ok($$INSERT INTO iot.device_type (name, telemetry_topic) VALUES ('gateway', 'v1/gateway/telemetry')$$,
+	'22023', 'invalid telemetry_topic of device type "gateway": topic template lacks {device}');
+SELECT throws_ok(format('INSERT INTO iot.device_type (name, device_path, %s) VALUES (''gateway'', ''$.*'', ''a'')', c),
+	'22023', NULL, c) FROM unnest(ARRAY['status_topic', 'ack_topic', 'command_topic']) c;
+INSERT INTO iot.device_type (name, telemetry_topic, attributes_topic, device_path, command_topic, command_template)
+	VALUES ('gateway', 'v1/gateway/telemetry', 'v1/gateway/attributes', '$.*', 'v1/gateway/rpc',
+		'{"device":"{device}","data":{"id":"{id}","method":"{parameter}","params":{json}}}');
+INSERT INTO iot.device_type (name, telemetry_topic, device_path)
+	VALUES ('bridge', 'bridge/up', '$.from'), ('hub', 'hub/{parameter}', '$.all.*');
+SELECT throws_ok($$UPDATE iot.device_type SET device_path = NULL WHERE name = 'gateway'$$, '22023', NULL, 'one needs the other');
+SELECT iot.create_device('device-a', '{temperature,power}', device_type => 'gateway') AS device_a \gset
+SELECT iot.create_device('device-b', '{temperature}', device_type => 'gateway');
+UPDATE iot.device SET external_id = 'Device A' WHERE name = 'device-a';
+SELECT is(take('v1/gateway/telemetry', format(
+		'{"Device A":[{"ts":%s,"values":{"temperature":42,"power":"ON"}},{"ts":%s,"values":{"temperature":43}}],"device-b":{"temperature":1}}',
+		:hour * 1000::bigint, :hour * 1000::bigint + 1)::bytea),
+	'{"messages": 1, "received": 4, "stored": 4}', 'a gateway speaks for its devices');
+SELECT is(stored_at(:'device_a', 42), to_timestamp(:hour), 'each value at its time');
+SELECT is(value('device-b', 'temperature'), 1::float8, 'each device with its own');
+SELECT is(take('v1/gateway/telemetry',
+		'{"Device A":{"temperature":"hot"},"device-b":{"temperature":"cold"},"Device C":{"temperature":1},"a\\nb":1,"device-a":{"temperature":1}}'),
+	'{"messages": 1, "received": 5, "rejected": 5, "reasons": {"wrong_type": 2, "unknown_device": 3}}', 'what is wrong is told of each');
+SELECT results_eq($$SELECT d.device, d.reason, d.error, length(d.payload) > 100 FROM iot.dead_letter d
+	WHERE d.topic = 'v1/gateway/telemetry' ORDER BY d.dead_letter_id$$,
+	$$VALUES ('device-a', 'wrong_type', '"hot" is neither a number nor a label of "temperature" (and 1 more)', true),
+		(NULL, 'unknown_device', 'no device of that name has this topic (and 2 more)', true)$$,
+	'... once, with all of the message');
+SELECT iot.create_device('Device-C', '{temperature}', device_type => 'gateway');
+UPDATE iot.device SET external_id = 'Device C' WHERE name = 'Device-C';
+SELECT is(iot.replay_dead_letter(d.dead_letter_id), 'wrong_type', 'which can be taken in again')
+	FROM iot.dead_letter d WHERE d.topic = 'v1/gateway/telemetry' AND d.reason = 'unknown_device';
+SELECT is(value('Device-C', 'temperature'), 1::float8, '... for those who are known by now');
+SELECT is(take('v1/gateway/telemetry', payload::bytea) -> 'reasons', jsonb_build_object(reason, 1), payload)
+	FROM (VALUES ('{}', 'wrong_type'), ('[]', 'wrong_type'), ('7', 'wrong_type'), ('', 'malformed_json'),
+		('{"Device A":', 'malformed_json'), ('{"Device A":7}', 'wrong_type'), ('{"Device A":{"temperature":1e400}}', 'not_finite'), ('{"device-b":{"temperature":1,"temperature":2}}', 'malformed_json'))
+		t (payload, reason);
+SELECT is(take('v1/gateway/attributes', '{"Device A":{"firmware":"1.2"},"device-b":{"firmware":"1.3"}}'),
+	'{"messages": 1, "attributes": 2}', 'attributes come the same way');
+SELECT is((SELECT s.attributes FROM iot.device_state s WHERE s.device_id = :'device_a'), '{"firmware": "1.2"}', 'each its own');
+SELECT iot.send_command('device-a', 'temperature', 3) AS command \gset
+SELECT is(sent(), format('v1/gateway/rpc {"device":"Device A","data":{"id":"%s","method":"temperature","params":3}}', :'command'),
+	'a command names its device');
+SELECT iot.create_device('b7', '{temperature,level}', device_type => 'bridge');
+SELECT iot.create_device('12', '{temperature}', device_type => 'bridge');
+SELECT map('bridge', 'temperature', '$.t');
+SELECT is(take('bridge/up', '{"from":"b7","t":5}'), '{"messages": 1, "received": 1, "stored": 1}', 'a message that names its device');
+SELECT is(take('bridge/up', '{"from":12,"t":6}'), '{"messages": 1, "received": 1, "stored": 1}', 'by a number perhaps');
+SELECT is(value('b7', 'temperature') || ' ' || value('12', 'temperature'), '5 6', 'each its own');
+SELECT is(take('bridge/up', payload::bytea) -> 'reasons', jsonb_build_object(reason, 1), payload)
+	FROM (VALUES ('{"t":5}', 'wrong_type'), ('{"from":{},"t":5}', 'wrong_type'), ('{"from":"kitchen","t":5}', 'unknown_device')) t (payload, reason);
+SELECT iot.create_device('h1', '{level}', device_type => 'hub');
+SELECT is(take('hub/level', '{"all":{"h1":7,"h2":8}}'),
+	'{"messages": 1, "received": 2, "stored": 1, "rejected": 1, "reasons": {"unknown_device": 1}}', 'one parameter of many devices');
+SELECT is(value('h1', 'level'), 7::float8, '... for the one that is ours');
+UPDATE iot.adapter SET options = '{"register_group": "newcomers", "register_type": "gateway"}' WHERE name = 'mqtt';
+SELECT is(take('v1/gateway/telemetry', '{"device-d":{"temperature":1},"Device E":{"temperature":1}}'),
+	'{"messages": 1, "received": 2, "stored": 1, "rejected": 1, "reasons": {"unknown_device": 1}}',
+	'strangers register where their name can be one of ours');
+UPDATE iot.adapter SET options = '{}' WHERE name = 'mqtt';
+SELECT is(iot_internal.ingest_messages('mqtt', ARRAY['v1/gateway/telemetry', 'iot/x/telemetry', 'home/attic/grüner fan/level'],
+		ARRAY['{"device-b":{"temperature":2},"device-d":{"temperature":2}}', '{"a":1}', '9']::bytea[], '{f,f,f}') - 'acks' - 'reasons',
+	'{"messages": 3, "received": 4, "stored": 3, "rejected": 1, "duplicate": 0, "conflict": 0, "attributes": 0, "statuses": 0}',
+	'among others in one batch');
+SELECT is((SELECT d.payload FROM iot.dead_letter d WHERE d.topic = 'iot/x/telemetry'), '{"a":1}'::bytea, 'each dead letter has its own message');
+SELECT is(take('v1/gateway/telemetry', (SELECT '{' || string_agg(format('"d%s":0', i), ',') || '}' FROM generate_series(1, 5000) i)::bytea)
+	-> 'reasons', '{"unknown_device": 5000}', 'many names of nobody');
+SELECT is((SELECT count(*) FROM iot.dead_letter d WHERE d.error LIKE '%(and 4999 more)'), 1::bigint, '... are one dead letter');
+
+-- 13. a long list of paths in a large message ends
 INSERT INTO iot.parameter (name) SELECT 'p' || i FROM generate_series(1, 200) i;
 SELECT iot.create_device('wide', ARRAY(SELECT 'p' || i FROM generate_series(1, 200) i), device_type => 'tasmota');
 SELECT count(map('tasmota', 'p' || i, '$.*[*].*.p' || i)) FROM generate_series(1, 200) i;

@@ -1,5 +1,5 @@
-# Devices that speak their own way, by the recipes of doc/devices.md: what Tasmota and Zigbee2MQTT say
-# and listen to, through a real broker, there and back.
+# Devices that speak their own way, by the recipes of doc/devices.md: what Tasmota, Zigbee2MQTT and
+# ThingsBoard gateways say and listen to, through a real broker, there and back.
 
 use strict;
 use warnings;
@@ -56,7 +56,7 @@ sub carried_out
 	return $message->{payload};
 }
 
-recipe($_) foreach 'Tasmota', 'Zigbee2MQTT';
+recipe($_) foreach 'Tasmota', 'Zigbee2MQTT', 'ThingsBoard gateways';
 $iot->psql(q{INSERT INTO iot.device_type (name) VALUES ('press')});
 recipe('Online and offline');
 $iot->psql(q{UPDATE iot.device_type SET status_topic = 'press/{device}/state' WHERE name = 'press'});
@@ -110,6 +110,21 @@ $broker->publish('home/attic/fan/humidity', '28');
 $broker->publish('home/attic/fan/power', 'ON');
 stored(13);
 is(value('fan', 'humidity') . ' ' . value('fan', 'power'), '28 1', 'a bare value, to the parameter that its topic names');
+
+# ThingsBoard gateways
+my $ms = (time() - 60) * 1000;
+$broker->publish('v1/gateway/telemetry',
+	qq({"Device A":[{"ts":$ms,"values":{"temperature":42,"humidity":80}},{"ts":$ms.5,"values":{"temperature":43}}]}));
+stored(16);
+is(value('device-a', 'temperature'), '43', 'a gateway: a device by its own name');
+is($iot->psql("SELECT extract(epoch FROM ts) * 1000 = $ms FROM iot.measurement WHERE value = 42"), 't', 'at the time that it says');
+my $call = json(carried_out('device-a', 'temperature', 20, 'v1/gateway/rpc', 'v1/gateway/telemetry',
+		'{"Device A":{"temperature":20}}'));
+is_deeply([ $call->{device}, @{ $call->{data} }{qw(method params)} ], [ 'Device A', 'temperature', 20 ],
+	'it is told whom a call is for');
+$broker->publish('v1/gateway/attributes', '{"Device A":{"firmware":"1.2"}}');
+$iot->poll(q{SELECT count(*) = 1 FROM iot.device_state WHERE attributes ->> 'firmware' = '1.2'});
+pass('and tells attributes');
 
 is($iot->psql('SELECT string_agg(reason || error, chr(10)) FROM iot.dead_letter'), '', 'nothing of all this is a dead letter');
 is($iot->psql("SELECT counters ->> 'received' = counters ->> 'stored' FROM iot_internal.worker_slots()"

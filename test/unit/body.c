@@ -222,6 +222,82 @@ statuses(void **state)
 	assert_int_equal(status_of("{}", "$.state", NULL, NULL), -1);
 }
 
+static IotBodyTime
+time_of(const char *message, double unit_ms, int64_t *micros)
+{
+	IotPath		path;
+	IotBody		body;
+	IotBodyTime result;
+
+	assert_true(iot_path_parse(BYTES("$.Time"), &path, NULL));
+	assert_int_equal(iot_body_read(&body, message, strlen(message)), IOT_PAYLOAD_OK);
+	result = iot_body_time(&body, &path, unit_ms, micros);
+	iot_body_free(&body);
+	return result;
+}
+
+static void
+times(void **state)
+{
+	const int64_t noon = INT64_C(1714564800000000);
+	int64_t		micros;
+
+	assert_int_equal(time_of("{\"Time\":\"2024-05-01T12:00:00Z\"}", 1, &micros), IOT_BODY_TIME);
+	assert_true(micros == noon);
+	assert_int_equal(time_of("{\"Time\":1714564800000}", 1, &micros), IOT_BODY_TIME);
+	assert_true(micros == noon);
+	assert_int_equal(time_of("{\"Time\":\"1714564800\"}", 1000, &micros), IOT_BODY_TIME);
+	assert_true(micros == noon);
+	assert_int_equal(time_of("{\"Time\":\"2024-05-01T12:00:00\"}", 1, &micros), IOT_BODY_LOCAL_TIME);
+	assert_true(micros == noon);
+	assert_int_equal(time_of("{\"Time\":\"noon\"}", 1, &micros), IOT_BODY_INVALID_TIME);
+	assert_int_equal(time_of("{\"Time\":[]}", 1, &micros), IOT_BODY_INVALID_TIME);
+	assert_int_equal(time_of("{\"Time\":1e300}", 1, &micros), IOT_BODY_INVALID_TIME);
+	assert_int_equal(time_of("{\"Time\":null}", 1, &micros), IOT_BODY_NO_TIME);
+	assert_int_equal(time_of("{}", 1, &micros), IOT_BODY_NO_TIME);
+	assert_int_equal(time_of("7", 1, &micros), IOT_BODY_NO_TIME);
+}
+
+/* Keys and values of the object at the path, as "a=1 b=[2]"; in a static buffer. */
+static const char *
+members_at(const char *text, const char *message)
+{
+	static char result[300];
+	size_t		used = 0;
+	IotPath		path;
+	IotBody		body;
+
+	assert_true(iot_path_parse(text, strlen(text), &path, NULL));
+	assert_int_equal(iot_body_read(&body, message, strlen(message)), IOT_PAYLOAD_OK);
+	result[0] = '\0';
+	for (struct cJSON *member = iot_body_members(&body, &path); member != NULL;
+		 member = iot_body_next(member))
+	{
+		char	   *printed = iot_body_print(member);
+
+		assert_non_null(printed);
+		used += (size_t) snprintf(result + used, sizeof(result) - used, "%s%s=%s",
+								  used > 0 ? " " : "", iot_body_key(member), printed);
+		free(printed);
+	}
+	iot_body_free(&body);
+	return result;
+}
+
+static void
+members(void **state)
+{
+	assert_string_equal(members_at("$", "{\"Device A\":[{\"ts\":1483228800000,\"values\":{\"t\":42.5}}],\"b\":{}}"),
+						"Device A=[{\"ts\":1483228800000,\"values\":{\"t\":42.5}}] b={}");
+	assert_string_equal(members_at("$.all", "{\"all\":{\"a\":\"x\\\"y\"}}"), "a=\"x\\\"y\"");
+	assert_string_equal(members_at("$", "{\"a\":[1.0000000000000002,0.1,1e400,-1e400,1732310400000]}"),
+						"a=[1.0000000000000002,0.1,1e999,-1e999,1732310400000]");
+	assert_string_equal(members_at("$", "{}"), "");
+	assert_string_equal(members_at("$", "[1,2]"), "");
+	assert_string_equal(members_at("$.all", "{}"), "");
+	assert_string_equal(members_at("$", "plain"), "");
+}
+
 static void
 scales(void **state)
 {
@@ -246,6 +322,8 @@ main(void)
 		cmocka_unit_test(plain_texts),
 		cmocka_unit_test(messages_refused),
 		cmocka_unit_test(statuses),
+		cmocka_unit_test(times),
+		cmocka_unit_test(members),
 		cmocka_unit_test(scales)
 	};
 

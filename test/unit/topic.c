@@ -90,6 +90,24 @@ device_names_are_no_uuids(void **state)
 }
 
 static void
+external_names(void **state)
+{
+	char		longest[IOT_EXTERNAL_NAME_MAX + 1];
+
+	memset(longest, 'a', sizeof(longest));
+	assert_true(iot_external_name_valid(BYTES("Device A")));
+	assert_true(iot_external_name_valid(BYTES("k\xc3\xbc""che/lamp")));
+	assert_true(iot_external_name_valid(longest, IOT_EXTERNAL_NAME_MAX));
+	assert_false(iot_external_name_valid(longest, IOT_EXTERNAL_NAME_MAX + 1));
+	assert_false(iot_external_name_valid(BYTES("")));
+	assert_false(iot_external_name_valid(BYTES("a+")));
+	assert_false(iot_external_name_valid(BYTES("#")));
+	assert_false(iot_external_name_valid(BYTES("a\nb")));
+	assert_false(iot_external_name_valid(BYTES("a\0b")));
+	assert_false(iot_external_name_valid(BYTES("\xff")));
+}
+
+static void
 topics(void **state)
 {
 	assert_true(topic_valid("iot/boiler-1/telemetry"));
@@ -200,8 +218,8 @@ named_by(const char *template, const char *topic)
 	assert_true(iot_topic_template_parse(template, strlen(template), IOT_TOPIC_MAY_ALL, &result, NULL));
 	matches = iot_topic_template_match(&result, copy, strlen(topic), &match);
 	if (matches)
-		snprintf(names, sizeof(names), "%.*s %.*s", (int) match.device_len, match.device,
-				 (int) match.parameter_len, match.parameter != NULL ? match.parameter : "");
+		snprintf(names, sizeof(names), "%.*s %.*s", (int) match.device_len,
+				 match.device != NULL ? match.device : "", (int) match.parameter_len, match.parameter != NULL ? match.parameter : "");
 	free(copy);
 	return matches ? names : NULL;
 }
@@ -221,6 +239,10 @@ templates_with_more(void **state)
 	assert_null(named_by("{device}/{parameter}", "fan/"));
 	assert_null(named_by("{device}/{parameter}", "/speed"));
 	assert_null(named_by("{device}/{parameter}", ""));
+	assert_string_equal(named_by("v1/gateway/telemetry", "v1/gateway/telemetry"), " ");
+	assert_string_equal(named_by("v1/+/{parameter}", "v1/gateway/speed"), " speed");
+	assert_null(named_by("v1/gateway/telemetry", "v1/gateway/telemetry/x"));
+	assert_null(named_by("v1/gateway/telemetry", "v1/gateway"));
 }
 
 static void
@@ -238,8 +260,8 @@ templates_with_more_are_judged(void **state)
 		{"a/{device}/+", IOT_TOPIC_MAY_PARAMETER, "topic contains a wildcard"},
 		{"a/{device}/x+", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
 		{"a/{device}/#", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
-		{"a/{parameter}", IOT_TOPIC_MAY_ALL, "topic template lacks {device}"},
-		{"+", IOT_TOPIC_MAY_ALL, "topic template lacks {device}"},
+		{"a/{parameter}", IOT_TOPIC_MAY_PARAMETER, "topic template lacks {device}"},
+		{"+", IOT_TOPIC_MAY_ANY_LEVEL, "topic template lacks {device}"},
 		{"{device}/{parameter}/{parameter}", IOT_TOPIC_MAY_ALL,
 		"topic template has {parameter} more than once"},
 		{"{device}/x{parameter}", IOT_TOPIC_MAY_ALL, "{parameter} does not fill a whole level"},
@@ -267,6 +289,7 @@ filters_of_templates(void **state)
 		{"{parameter}/of/{device}", "+/of/+"},
 		{"stat/{device}/{parameter}/", "stat/+/+/"},
 		{"{device}", "+"},
+		{"v1/gateway/telemetry", "v1/gateway/telemetry"},
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
@@ -354,6 +377,7 @@ main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(device_names),
 		cmocka_unit_test(device_names_are_no_uuids),
+		cmocka_unit_test(external_names),
 		cmocka_unit_test(topics),
 		cmocka_unit_test(topics_are_bounded),
 		cmocka_unit_test(templates_refused),

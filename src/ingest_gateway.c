@@ -1,0 +1,199 @@
+/*
+ * ingest_gateway.c
+ *		Messages that speak for several devices, each of which is then a message of its own.
+ *
+ * Runs as part of a batch, in its memory context, before anybody looks who sent what.  A gateway's
+ * topic names no device: its messages do, as the keys of an object or at a path.  What cannot be used
+ * of such a message is a dead letter with all of it, since only all of it can be taken in again.
+ */
+#include "postgres.h"
+
+#include "core/body.h"
+#include "ingest_batch.h"
+#include "iot.h"
+
+/* Kept until the next one, for errors may come between. */
+static IotBody body;
+static char *fragment;
+
+/* The batch's messages in the making. */
+typedef struct Expansion
+{
+	IotIngestMessage *messages;
+	IotSender  *senders;
+	int		   *origins;
+	int			count;
+	int			capacity;
+} Expansion;
+
+/* Index of a message among those as they came. */
+int
+iot_batch_origin(const IotBatch *batch, int index)
+{
+	return batch->origins != NULL ? batch->origins[index] : index;
+}
+
+static void *
+resize(void *array, int capacity, Size width)
+{
+	return array == NULL ? palloc(width * capacity) : repalloc_huge(array, width * capacity);
+}
+
+/* Adds a message as it came; its sender is to be filled in. */
+static IotSender *
+add_message(Expansion *expansion, const IotBatch *batch, int origin)
+{
+	if (expansion->count == expansion->capacity)
+	{
+		int			capacity = Max(expansion->capacity * 2, batch->message_count + 64);
+
+		expansion->messages = resize(expansion->messages, capacity, sizeof(IotIngestMessage));
+		expansion->senders = resize(expansion->senders, capacity, sizeof(IotSender));
+		expansion->origins = resize(expansion->origins, capacity, sizeof(int));
+		expansion->capacity = capacity;
+	}
+	expansion->messages[expansion->count] = batch->originals[origin];
+	expansion->origins[expansion->count] = origin;
+	memset(&expansion->senders[expansion->count], 0, sizeof(IotSender));
+	return &expansion->senders[expansion->count++];
+}
+
+/* The same, on behalf of the device of that name; the name is copied. */
+static void
+add_named(Expansion *expansion, const IotBatch *batch, int origin, const IotSender *sender,
+		  const char *name, uint32 len)
+{
+	IotSender  *added = add_message(expansion, batch, origin);
+
+	*added = *sender;
+	added->name = pnstrdup(name, len);
+	added->name_len = len;
+}
+
+/* Adds what the message says of each device whose name is a key of the object; how many. */
+static int
+add_members(Expansion *expansion, const IotBatch *batch, int origin, const IotSender *sender,
+			const IotMapping *mapping)
+{
+	int			count = 0;
+	struct cJSON *member = iot_body_members(&body, mapping->device_path);
+
+	for (; member != NULL && count < IOT_PAYLOAD_MAX_VALUES; member = iot_body_next(member))
+	{
+		IotIngestMessage *message;
+
+		free(fragment);
+		fragment = iot_body_print(member);
+		if (fragment == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OUT_OF_MEMORY),
+					 errmsg("out of memory"),
+					 errdetail("Failed while reading a payload.")));
+		add_named(expansion, batch, origin, sender, iot_body_key(member),
+				  strlen(iot_body_key(member)));
+		message = &expansion->messages[expansion->count - 1];
+		message->payload = pstrdup(fragment);
+		message->payload_len = strlen(message->payload);
+		count++;
+	}
+	return count;
+}
+
+/* Adds the message for the device that it names; 0 where it names none. */
+static int
+add_one(Expansion *expansion, const IotBatch *batch, int origin, const IotSender *sender,
+		const IotMapping *mapping)
+{
+	IotValue	value;
+	char		number[32];
+
+	if (!iot_body_value(&body, mapping->device_path, &value) || value.kind == IOT_VALUE_OTHER)
+		return 0;
+	if (value.word == NULL)
+	{
+		value.word_len = snprintf(number, sizeof(number), "%.15g", value.number);
+		value.word = number;
+	}
+	add_named(expansion, batch, origin, sender, value.word, value.word_len);
+	return 1;
+}
+
+/* What a refused message is refused for, if anything; notes it for later. */
+typedef struct Refusal
+{
+	int			index;
+	IotReason	reason;
+	const char *error;
+} Refusal;
+
+/* Adds a gateway's message; one that names no device stays whole and is refused. */
+static bool
+add_gateway(Expansion *expansion, const IotBatch *batch, int origin, const IotSender *sender,
+			const IotMapping *mapping, Refusal *refusal)
+{
+	const IotIngestMessage *message = &batch->originals[origin];
+	IotPayloadStatus status;
+
+	iot_body_free(&body);
+	refusal->reason = IOT_REASON_WRONG_TYPE;
+	refusal->error = "message names no device";
+	if (message->payload_len > (uint32) iot_max_payload_size * 1024)
+	{
+		refusal->reason = IOT_REASON_TOO_LARGE;
+		refusal->error = "payload is larger than \"iot.max_payload_size\"";
+	}
+	else if ((status = iot_body_read(&body, message->payload, message->payload_len)) !=
+			 IOT_PAYLOAD_OK)
+	{
+		refusal->reason = iot_reason_of(status);
+		refusal->error = psprintf("%s at byte %zu", body.error, body.error_at);
+	}
+	else if ((mapping->device_keys ? add_members : add_one) (expansion, batch, origin, sender,
+															 mapping) > 0)
+		return true;
+	refusal->index = expansion->count;
+	add_message(expansion, batch, origin)->refused = true;
+	return false;
+}
+
+/*
+ * Takes the messages of gateways apart.  A batch without any stays as it is.  Executes no SQL.
+ */
+void
+iot_batch_expand(IotBatch *batch)
+{
+	Expansion	expansion = {0};
+	Refusal    *refusals;
+	int			refusal_count = 0;
+
+	if (!iot_registry_has_gateways())
+		return;
+	refusals = palloc(sizeof(Refusal) * (batch->message_count + 1));
+	for (int i = 0; i < batch->message_count; i++)
+	{
+		const IotIngestMessage *message = &batch->originals[i];
+		IotSender	sender = {0};
+		IotTopicMatch match;
+		const IotMapping *mapping = iot_registry_gateway_match(message->topic, message->topic_len,
+															   &sender.topic, &sender.kind,
+															   &match);
+
+		if (mapping == NULL)
+		{
+			(void) add_message(&expansion, batch, i);
+			continue;
+		}
+		sender.parameter = match.parameter;
+		sender.parameter_len = match.parameter_len;
+		if (!add_gateway(&expansion, batch, i, &sender, mapping, &refusals[refusal_count]))
+			refusal_count++;
+	}
+	if (expansion.count == 0)
+		return;
+	batch->messages = expansion.messages;
+	batch->senders = expansion.senders;
+	batch->origins = expansion.origins;
+	batch->message_count = expansion.count;
+	for (int i = 0; i < refusal_count; i++)
+		iot_batch_refuse(batch, refusals[i].index, refusals[i].reason, refusals[i].error);
+}
