@@ -293,7 +293,8 @@ $function$;
 -- The topic, or the filter of topics where several are the device's own.
 CREATE OR REPLACE FUNCTION iot_internal.topic_of_device(template text, device text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT replace(replace(template, '{device}', device), '{parameter}', '+')
+	SELECT replace(replace(replace(template, '{device}', device), '{device+}', device),
+		'{parameter}', '+')
 $function$;
 
 -- What keeps a device out, for iot.check().

@@ -217,9 +217,11 @@ BEGIN
 			('attributes_topic', NEW.attributes_topic), ('status_topic', NEW.status_topic),
 			('command_topic', NEW.command_topic), ('ack_topic', NEW.ack_topic)
 			UNION ALL SELECT 'more_telemetry_topics', coalesce(m.template, '')
-				FROM unnest(NEW.more_telemetry_topics) AS m (template))
+				FROM unnest(NEW.more_telemetry_topics) AS m (template)
+			UNION ALL SELECT 'ignored_topics', coalesce(i.template, '')
+				FROM unnest(NEW.ignored_topics) AS i (template))
 			AS t (key, template)
-		WINDOW same AS (PARTITION BY t.template) LOOP
+		WINDOW same AS (PARTITION BY t.template, t.key = 'ignored_topics') LOOP
 		error := iot_internal.topic_template_error(topic.template, topic.key,
 			CASE WHEN topic.key = 'command_topic' THEN coalesce(NEW.command_template LIKE '%{device}%', false)
 				ELSE NEW.device_path IS NOT NULL END);
@@ -227,9 +229,10 @@ BEGIN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('invalid %s of %s: %s', topic.key, what, error),
 				HINT = CASE
-					WHEN topic.key LIKE '%telemetry%' THEN 'It has {device} once, as a whole level, unless device_path is set, and may have {parameter} once, and "+" for levels that do not matter: "home/+/{device}/{parameter}".'
-					WHEN topic.key = 'command_topic' THEN 'It has {device} once, as a whole level, unless command_template has it, may have {parameter} once, and has no wildcards: "cmnd/{device}/{parameter}".'
-					ELSE 'It has {device} once, as a whole level, and may have "+" for levels that do not matter: "iot/{device}/status".' END;
+					WHEN topic.key = 'ignored_topics' THEN 'It may have {device}, or {device+} for one level or more, "+" for levels that do not matter, and "#" for the rest: "zigbee2mqtt/bridge/#".'
+					WHEN topic.key LIKE '%telemetry%' THEN 'It has {device} or {device+} once, as a whole level, unless device_path is set, and may have {parameter} once, and "+" for levels that do not matter: "home/+/{device}/{parameter}".'
+					WHEN topic.key = 'command_topic' THEN 'It has {device} or {device+} once, as a whole level, unless command_template has it, may have {parameter} once, and has no wildcards: "cmnd/{device}/{parameter}".'
+					ELSE 'It has {device} or {device+} once, as a whole level, and may have "+" for levels that do not matter: "iot/{device}/status".' END;
 		END IF;
 		IF topic.first <> topic.last THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -237,9 +240,9 @@ BEGIN
 				HINT = 'What a message means is told by its topic alone.';
 		END IF;
 	END LOOP;
-	IF cardinality(NEW.more_telemetry_topics) > 16 THEN
+	IF cardinality(NEW.more_telemetry_topics) > 16 OR cardinality(NEW.ignored_topics) > 16 THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-			MESSAGE = format('more_telemetry_topics of %s are more than 16', what),
+			MESSAGE = format('more_telemetry_topics or ignored_topics of %s are more than 16', what),
 			HINT = 'Each costs a look at every message; "+" and {parameter} cover many topics.';
 	END IF;
 	PERFORM iot_internal.check_path('status_path', what, NEW.status_path);

@@ -36,6 +36,7 @@ BEGIN
 		retention interval,
 		telemetry_topic text NOT NULL DEFAULT 'iot/{device}/telemetry',
 		more_telemetry_topics text[],
+		ignored_topics text[],
 		attributes_topic text NOT NULL DEFAULT 'iot/{device}/attributes',
 		status_topic text NOT NULL DEFAULT 'iot/{device}/status',
 		command_topic text NOT NULL DEFAULT 'iot/{device}/command',

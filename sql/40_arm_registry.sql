@@ -63,6 +63,8 @@ BEGIN
 		'payload with {id}, {device}, {parameter}, {action}, {value}, {version}, {word}, {json}; NULL: the usual one';
 	COMMENT ON COLUMN iot.device_type.more_telemetry_topics IS
 		'further topics where it reports values, in the same form';
+	COMMENT ON COLUMN iot.device_type.ignored_topics IS
+		'topics that come with the others and are passed over, unless a device of ours has them';
 	COMMENT ON COLUMN iot.device_type.status_path IS
 		'where in a message on the status topic the word stands, such as $.state; NULL: online and offline in the usual places';
 	COMMENT ON COLUMN iot.device_type.online_word IS 'its word for online; NULL: online';

@@ -86,6 +86,11 @@ resolve_sender(const IotIngestMessage *message, IotSender *sender, List **names)
 	{
 		IotDevice  *device;
 
+		if (kind == IOT_TOPIC_IGNORED)
+		{
+			sender->ignored = true;
+			continue;
+		}
 		sender->known_topic = true;
 		if (match.device == NULL || !iot_spoken_name_valid(match.device, match.device_len))
 			continue;

@@ -28,6 +28,7 @@ typedef struct IotSender
 	uint32		parameter_len;
 	IotTopicKind kind;
 	bool		known_topic;
+	bool		ignored;		/* unless somebody we know sent it */
 	bool		refused;		/* before anybody looked who sent it */
 	const char *name;			/* that a gateway gives, or NULL */
 	uint32		name_len;

@@ -428,7 +428,7 @@ iot_batch_message(IotBatch *batch, int index)
 	const IotIngestMessage *message = &batch->messages[index];
 	const IotSender *sender = &batch->senders[index];
 
-	if (sender->refused)
+	if (sender->refused || (sender->device == NULL && sender->ignored))
 		return;
 	if (message->payload_len > (uint32) iot_max_payload_size * 1024)
 		iot_batch_refuse(batch, index, IOT_REASON_TOO_LARGE,

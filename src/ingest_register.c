@@ -140,7 +140,7 @@ iot_batch_register(IotBatch *batch)
 	{
 		const IotSender *sender = &batch->senders[i];
 
-		if (!sender->known_topic || sender->device != NULL)
+		if (!sender->known_topic || sender->device != NULL || sender->ignored)
 			continue;
 		if (sender->name != NULL)
 			read_named(&batch->messages[i], sender, &candidates);

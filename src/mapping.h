@@ -31,6 +31,8 @@ typedef struct IotMapping
 	char	  **more_templates;	/* further telemetry topics */
 	int		   *more_topics;	/* their indexes for iot_registry_topic_match() */
 	int			more_count;
+	char	  **ignored_templates;
+	int			ignored_count;
 	IotPath    *device_path;	/* the devices that a message names; NULL: its topic does */
 	bool		device_keys;	/* they are the keys of the object there */
 	IotPath    *time_path;		/* NULL: the time of arrival */

@@ -30,13 +30,16 @@ static int
 placeholders_of(text *column, bool may_lack_device)
 {
 	char	   *name = text_to_cstring(column);
-	int			may = may_lack_device ? IOT_TOPIC_MAY_LACK_DEVICE : 0;
+	int			may = IOT_TOPIC_MAY_SPAN | (may_lack_device ? IOT_TOPIC_MAY_LACK_DEVICE : 0);
 
+	if (strcmp(name, "ignored_topics") == 0)
+		return IOT_TOPIC_MAY_ALL;
 	if (strcmp(name, "telemetry_topic") == 0 || strcmp(name, "more_telemetry_topics") == 0)
 		return may | IOT_TOPIC_MAY_PARAMETER | IOT_TOPIC_MAY_ANY_LEVEL;
 	if (strcmp(name, "command_topic") == 0)
 		return may | IOT_TOPIC_MAY_PARAMETER;
-	return IOT_TOPIC_MAY_ANY_LEVEL | (strcmp(name, "attributes_topic") == 0 ? may : 0);
+	return IOT_TOPIC_MAY_ANY_LEVEL |
+		(strcmp(name, "attributes_topic") == 0 ? may : IOT_TOPIC_MAY_SPAN);
 }
 
 /*

@@ -212,8 +212,10 @@ text_column(int row, int number)
 static int
 rank_of(const IotTopicTemplate *parsed)
 {
-	return parsed->plain ? 0 : parsed->has_parameter ? 2 : 1;
+	return parsed->plain ? 0 : parsed->spans ? 3 : parsed->has_parameter ? 2 : 1;
 }
+
+#define RANKS 4
 
 /*
  * Index of the template into *index, added where it is new, if it has that rank.  One that cannot be
@@ -252,13 +254,18 @@ add_topics(int rank)
 	for (int i = 0; i < cache.type_count; i++)
 	{
 		TypeEntry  *type = &cache.types[i];
+		int			ignored;
 
 		for (int kind = 0; kind < IOT_TOPIC_KINDS; kind++)
 			add_topic(rank, (IotTopicKind) kind, type->templates[kind], type->mapping,
 					  &type->topics[kind]);
-		for (int j = 0; type->mapping != NULL && j < type->mapping->more_count; j++)
+		if (type->mapping == NULL)
+			continue;
+		for (int j = 0; j < type->mapping->more_count; j++)
 			add_topic(rank, IOT_TOPIC_TELEMETRY, type->mapping->more_templates[j], type->mapping,
 					  &type->mapping->more_topics[j]);
+		for (int j = 0; j < type->mapping->ignored_count; j++)
+			add_topic(rank, IOT_TOPIC_IGNORED, type->mapping->ignored_templates[j], NULL, &ignored);
 	}
 }
 
@@ -282,7 +289,7 @@ load_types(void)
 	int			size = rows * IOT_TOPIC_KINDS + 1;
 
 	for (int i = 0; i < mapping_count; i++)
-		size += mappings[i].more_count;
+		size += mappings[i].more_count + mappings[i].ignored_count;
 	cache.type_count = rows;
 	cache.types = palloc(sizeof(TypeEntry) * (rows + 1));
 	cache.topics = palloc(sizeof(TopicEntry) * size);
@@ -302,7 +309,7 @@ load_types(void)
 		}
 	}
 	SPI_freetuptable(SPI_tuptable);
-	for (int rank = 0; rank <= 2; rank++)
+	for (int rank = 0; rank < RANKS; rank++)
 		add_topics(rank);
 }
 
@@ -712,6 +719,8 @@ iot_registry_has_gateways(void)
 bool
 iot_device_has_topic(const IotDevice *device, IotTopicKind kind, int at)
 {
+	if (kind == IOT_TOPIC_IGNORED)
+		return false;
 	return device->topics[kind] == at ||
 		(kind == IOT_TOPIC_TELEMETRY && iot_mapping_has_topic(device->mapping, at));
 }

@@ -19,9 +19,11 @@ typedef enum IotTopicKind
 	IOT_TOPIC_TELEMETRY,
 	IOT_TOPIC_ATTRIBUTES,
 	IOT_TOPIC_STATUS,
-	IOT_TOPIC_ACK
+	IOT_TOPIC_ACK,
+	IOT_TOPIC_IGNORED			/* not for us, though a filter of ours covers it */
 } IotTopicKind;
 
+/* Those that a device has one of. */
 #define IOT_TOPIC_KINDS 4
 
 typedef struct IotSensor

@@ -19,20 +19,20 @@
 
 enum
 {
-	COL_TYPE = 1, COL_MORE_TOPICS, COL_STATUS_PATH, COL_ONLINE_WORD, COL_OFFLINE_WORD,
+	COL_TYPE = 1, COL_MORE_TOPICS, COL_IGNORED_TOPICS, COL_STATUS_PATH, COL_ONLINE_WORD, COL_OFFLINE_WORD,
 	COL_DEVICE_PATH, COL_TIME_PATH, COL_TIME_UNIT, COL_TIME_ZONE, COL_PARAMETER, COL_NAME, COL_PATH, COL_SCALE, COL_SHIFT, COL_LABELS
 };
 
 /* In the order of types; one row for each parameter, or one without for a type that has none. */
 static IotPlan select_mappings = {
-	"SELECT t.device_type_id, t.more_telemetry_topics, t.status_path, t.online_word,"
+	"SELECT t.device_type_id, t.more_telemetry_topics, t.ignored_topics, t.status_path, t.online_word,"
 	" t.offline_word, t.device_path, t.time_path, t.time_unit, t.time_zone, p.name, coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels"
 	" FROM iot.device_type t"
 	" LEFT JOIN iot.device_type_mapping m ON m.device_type_id = t.device_type_id"
 	" LEFT JOIN iot.parameter p ON p.parameter_id = m.parameter_id"
 	" WHERE m.device_type_id IS NOT NULL OR t.more_telemetry_topics IS NOT NULL"
 	" OR t.status_path IS NOT NULL OR t.online_word IS NOT NULL OR t.offline_word IS NOT NULL"
-	" OR t.device_path IS NOT NULL"
+	" OR t.device_path IS NOT NULL OR t.ignored_topics IS NOT NULL"
 	" ORDER BY t.device_type_id, p.name COLLATE \"C\""
 };
 
@@ -56,24 +56,32 @@ text_column(int row, int number)
 	return pg_server_to_any(string, strlen(string), PG_UTF8);
 }
 
-static void
-read_more_topics(IotMapping *mapping, int row)
+static char **
+array_column(int row, int number, int *count)
 {
 	bool		isnull;
-	Datum		array = column(row, COL_MORE_TOPICS, &isnull);
+	Datum		array = column(row, number, &isnull);
 	Datum	   *elements;
+	char	  **strings;
 
 	if (isnull)
-		return;
+		return NULL;
 	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements,
-					  NULL, &mapping->more_count);
-	mapping->more_templates = palloc(sizeof(char *) * (mapping->more_count + 1));
+					  NULL, count);
+	strings = palloc(sizeof(char *) * (*count + 1));
+	for (int i = 0; i < *count; i++)
+		strings[i] = TextDatumGetCString(elements[i]);
+	return strings;
+}
+
+static void
+read_topics(IotMapping *mapping, int row)
+{
+	mapping->more_templates = array_column(row, COL_MORE_TOPICS, &mapping->more_count);
 	mapping->more_topics = palloc(sizeof(int) * (mapping->more_count + 1));
 	for (int i = 0; i < mapping->more_count; i++)
-	{
-		mapping->more_templates[i] = TextDatumGetCString(elements[i]);
 		mapping->more_topics[i] = -1;
-	}
+	mapping->ignored_templates = array_column(row, COL_IGNORED_TOPICS, &mapping->ignored_count);
 }
 
 /* A path of its own, or NULL. */
@@ -171,7 +179,7 @@ iot_mapping_read(int *count)
 			mapping = &mappings[(*count)++];
 			mapping->device_type_id = *device_type_id;
 			mapping->values = &values[row];
-			read_more_topics(mapping, row);
+			read_topics(mapping, row);
 			read_status_words(mapping, row);
 			read_device_path(mapping, row);
 			read_time(mapping, row);

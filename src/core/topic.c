@@ -1,10 +1,10 @@
 /*
  * topic.c
- *		MQTT topics: templates with a {device} level, the device names they carry, and filters.
+ *		MQTT topics: templates with {device} in them, the device names they carry, and filters.
  *
  * A template is a topic in which {device} stands for one whole level: "iot/{device}/telemetry".  By
- * the kind of topic, {parameter} may stand for another, and "+" for levels that do not matter.  A
- * template is matched against incoming topics, filled in for outgoing ones, and turned into the
+ * the kind of topic, {device+} may stand there for one or more levels, {parameter} for another one,
+ * "+" for levels that do not matter, and "#" for the rest.  A template is matched against incoming topics, filled in for outgoing ones, and turned into the
  * filter to subscribe to.  Brokers accept topics of 65 535 bytes and hundreds of levels, so
  * everything that comes from the network is bounded here before anything looks it up.
  */
@@ -20,6 +20,7 @@
 
 #define DEVICE			"{device}"
 #define DEVICE_LEN		(sizeof(DEVICE) - 1)
+#define DEVICE_SPAN		"{device+}"
 #define PARAMETER		"{parameter}"
 #define PARAMETER_LEN	(sizeof(PARAMETER) - 1)
 
@@ -218,16 +219,24 @@ find(const char *text, size_t len, const char *word)
 	return NULL;
 }
 
-/* What a template is but for "+", which it may have: a topic.  out has room for len bytes. */
+/* What a template is but for the wildcards that it may have: a topic.  out has room for len bytes. */
 static void
-without_wildcards(const char *text, size_t len, char *out)
+without_wildcards(const char *text, size_t len, int may, char *out)
 {
 	memcpy(out, text, len);
 	for (size_t from = 0, end; from < len; from = end + 1)
 	{
+		size_t		level_len;
+
 		end = level_end(text, len, from);
-		if (level_is(text + from, end - from, "+"))
+		level_len = end - from;
+		if ((may & IOT_TOPIC_MAY_ANY_LEVEL) != 0 && level_is(text + from, level_len, "+"))
 			out[from] = 'x';
+		if ((may & IOT_TOPIC_MAY_REST) != 0 && end == len && from > 0 &&
+			level_is(text + from, level_len, "#"))
+			out[from] = 'x';
+		if ((may & IOT_TOPIC_MAY_SPAN) != 0 && level_is(text + from, level_len, DEVICE_SPAN))
+			out[end - 2] = '_';
 	}
 }
 
@@ -237,9 +246,11 @@ level_error(const char *level, size_t len, int may)
 {
 	bool		may_parameter = (may & IOT_TOPIC_MAY_PARAMETER) != 0;
 
-	if (level_is(level, len, DEVICE) || (may_parameter && level_is(level, len, PARAMETER)))
+	if (level_is(level, len, DEVICE) || (may_parameter && level_is(level, len, PARAMETER)) ||
+		((may & IOT_TOPIC_MAY_SPAN) != 0 && level_is(level, len, DEVICE_SPAN)))
 		return NULL;
-	if (find(level, len, DEVICE) != NULL)
+	if (find(level, len, DEVICE) != NULL ||
+		((may & IOT_TOPIC_MAY_SPAN) != 0 && find(level, len, DEVICE_SPAN) != NULL))
 		return "{device} does not fill a whole level";
 	if (may_parameter && find(level, len, PARAMETER) != NULL)
 		return "{parameter} does not fill a whole level";
@@ -261,12 +272,13 @@ iot_topic_template_parse(const char *text, size_t len, int may, IotTopicTemplate
 	char		topic[IOT_TOPIC_MAX];
 	const char *reason = NULL;
 	const char *device = NULL;
+	size_t		device_len = DEVICE_LEN;
 	int			parameters = 0;
 	int			any_levels = 0;
 
-	if ((may & IOT_TOPIC_MAY_ANY_LEVEL) != 0 && len <= IOT_TOPIC_MAX)
+	if (len <= IOT_TOPIC_MAX)
 	{
-		without_wildcards(text, len, topic);
+		without_wildcards(text, len, may, topic);
 		if (!iot_topic_valid(topic, len, error))
 			return false;
 	}
@@ -278,14 +290,17 @@ iot_topic_template_parse(const char *text, size_t len, int may, IotTopicTemplate
 		reason = level_error(text + from, end - from, may);
 		if (reason != NULL)
 			break;
-		if (level_is(text + from, end - from, DEVICE))
+		if (level_is(text + from, end - from, DEVICE) ||
+			level_is(text + from, end - from, DEVICE_SPAN))
 		{
 			if (device != NULL)
 				reason = "topic template has {device} more than once";
 			device = text + from;
+			device_len = end - from;
 		}
 		parameters += level_is(text + from, end - from, PARAMETER);
-		any_levels += level_is(text + from, end - from, "+");
+		any_levels += level_is(text + from, end - from, "+") ||
+			level_is(text + from, end - from, "#");
 	}
 	if (reason != NULL)
 		 /* the first is told */ ;
@@ -293,7 +308,9 @@ iot_topic_template_parse(const char *text, size_t len, int may, IotTopicTemplate
 		reason = "topic template lacks {device}";
 	else if (parameters > 1)
 		reason = "topic template has {parameter} more than once";
-	else if (len + (device != NULL ? IOT_EXTERNAL_NAME_MAX - DEVICE_LEN : 0) +
+	else if (device_len > DEVICE_LEN && text[len - 1] == '#')
+		reason = "topic template has {device+} and \"#\"";
+	else if (len + (device != NULL ? IOT_EXTERNAL_NAME_MAX - device_len : 0) +
 			 (parameters > 0 ? IOT_DEVICE_NAME_MAX - PARAMETER_LEN : 0) > IOT_TOPIC_MAX)
 		reason = "topics of this template may be longer than 1024 bytes";
 	else
@@ -303,14 +320,25 @@ iot_topic_template_parse(const char *text, size_t len, int may, IotTopicTemplate
 		parsed->has_device = device != NULL;
 		parsed->prefix = text;
 		parsed->prefix_len = device != NULL ? (size_t) (device - text) : len;
-		parsed->suffix = device != NULL ? device + DEVICE_LEN : text + len;
+		parsed->suffix = device != NULL ? device + device_len : text + len;
 		parsed->suffix_len = (size_t) (text + len - parsed->suffix);
-		parsed->plain = device != NULL && parameters == 0 && any_levels == 0;
+		parsed->spans = device_len > DEVICE_LEN;
+		parsed->plain = device != NULL && !parsed->spans && parameters == 0 && any_levels == 0;
 		parsed->has_parameter = parameters > 0;
 	}
 	if (error != NULL)
 		*error = reason;
 	return reason == NULL;
+}
+
+static int
+count_levels(const char *text, size_t len)
+{
+	int			levels = 1;
+
+	for (size_t i = 0; i < len; i++)
+		levels += text[i] == '/';
+	return levels;
 }
 
 /* Matches level by level; a level that a placeholder stands for is not empty. */
@@ -319,7 +347,12 @@ match_levels(const IotTopicTemplate *parsed, const char *topic, size_t len, IotT
 {
 	size_t		at = 0;
 	size_t		from = 0;
+	int			more = 0;		/* levels of the topic that {device+} takes beside its own */
 
+	if (parsed->spans)
+		more = count_levels(topic, len) - count_levels(parsed->text, parsed->len);
+	if (more < 0)
+		return false;
 	for (;;)
 	{
 		const char *level = parsed->text + at;
@@ -327,8 +360,12 @@ match_levels(const IotTopicTemplate *parsed, const char *topic, size_t len, IotT
 		size_t		level_len = level_end(parsed->text, parsed->len, at) - at;
 		size_t		given_len = level_end(topic, len, from) - from;
 
-		if (level_is(level, level_len, DEVICE))
+		if (level_is(level, level_len, "#"))
+			return true;
+		if (level_is(level, level_len, DEVICE) || level_is(level, level_len, DEVICE_SPAN))
 		{
+			for (int i = 0; i < more; i++)
+				given_len = level_end(topic, len, from + given_len + 1) - from;
 			match->device = given;
 			match->device_len = given_len;
 			if (given_len == 0)
@@ -355,7 +392,7 @@ match_levels(const IotTopicTemplate *parsed, const char *topic, size_t len, IotT
 
 /*
  * Whether the topic is one of this template; *match is then what stands in the places of {device}
- * and {parameter}.  Each is one level, but not yet known to be a valid name.
+ * and {parameter}.  Neither is yet known to be a valid name.
  */
 bool
 iot_topic_template_match(const IotTopicTemplate *parsed, const char *topic, size_t len,
@@ -428,6 +465,12 @@ iot_topic_template_filter(const IotTopicTemplate *parsed, char *out, size_t out_
 		{
 			level = "+";
 			len = 1;
+		}
+		else if (level_is(level, len, DEVICE_SPAN))
+		{
+			level = "#";
+			len = 1;
+			end = parsed->len;
 		}
 		if (used + len < out_size)
 		{

@@ -1,6 +1,6 @@
 /*
  * topic.h
- *		MQTT topics: templates with a {device} level, the device names they carry, and filters.
+ *		MQTT topics: templates with {device} in them, the device names they carry, and filters.
  */
 #ifndef IOT_CORE_TOPIC_H
 #define IOT_CORE_TOPIC_H
@@ -16,7 +16,9 @@
 #define IOT_TOPIC_MAY_PARAMETER		1	/* {parameter}, once */
 #define IOT_TOPIC_MAY_ANY_LEVEL		2	/* "+", a level that does not matter */
 #define IOT_TOPIC_MAY_LACK_DEVICE	4	/* no {device} */
-#define IOT_TOPIC_MAY_ALL			7
+#define IOT_TOPIC_MAY_SPAN			8	/* {device+}: one level or more */
+#define IOT_TOPIC_MAY_REST			16	/* "#" at its end, all that follows */
+#define IOT_TOPIC_MAY_ALL			31
 
 /* A checked template; points into the text it was made from. */
 typedef struct IotTopicTemplate
@@ -29,6 +31,7 @@ typedef struct IotTopicTemplate
 	const char *suffix;			/* behind it */
 	size_t		suffix_len;
 	bool		plain;			/* {device} is all that it has */
+	bool		spans;			/* it is {device+} */
 	bool		has_parameter;
 } IotTopicTemplate;
 

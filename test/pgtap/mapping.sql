@@ -310,7 +310,32 @@ SELECT is(take('v1/gateway/telemetry', (SELECT '{' || string_agg(format('"d%s":0
 	-> 'reasons', '{"unknown_device": 5000}', 'many names of nobody');
 SELECT is((SELECT count(*) FROM iot.dead_letter d WHERE d.error LIKE '%(and 4999 more)'), 1::bigint, '... are one dead letter');
 
--- 13. a long list of paths in a large message ends
+-- 13. names over several levels
+SELECT throws_ok(format('UPDATE iot.device_type SET %s WHERE name = ''empty''', t), '22023', NULL, t)
+	FROM unnest(ARRAY[$$ignored_topics = ARRAY['#']$$, $$ignored_topics = ARRAY['a/#/b']$$, $$ignored_topics = ARRAY['']$$,
+		$$ignored_topics = array_fill('a'::text, ARRAY[17])$$, $$telemetry_topic = 'a/{device+}/#'$$,
+		$$telemetry_topic = '{device}/{device+}'$$]) t;
+INSERT INTO iot.device_type (name, telemetry_topic, status_topic, command_topic, ignored_topics, command_template)
+	VALUES ('nested', 'z/{device+}', 'z/{device+}/availability', 'z/{device+}/set',
+		ARRAY['z/bridge/#', 'z/{device+}/set', 'z/{device+}/get'], '{"{parameter}":{json}}');
+SELECT iot.create_device('lamp-1', '{power,level}', device_type => 'nested') AS lamp \gset
+SELECT iot.create_device('lamp-2', '{power,level}', device_type => 'nested');
+UPDATE iot.device SET external_id = 'hall/lamp 1' WHERE name = 'lamp-1';
+SELECT map('nested', 'power', '$.state');
+SELECT is(take('z/hall/lamp 1', '{"state":"ON","linkquality":7}'), '{"messages": 1, "received": 1, "stored": 1}', 'a name of two levels');
+SELECT is(take('z/lamp-2', '{"state":"ON"}'), '{"messages": 1, "received": 1, "stored": 1}', 'and one of one');
+SELECT is(take('z/hall/lamp 1/availability', '{"state":"online"}'), '{"messages": 1, "statuses": 1}', 'status has it, too');
+SELECT is(take(topic, '{"state":"ON"}'), '{"messages": 1}', topic || ' is ignored')
+	FROM unnest(ARRAY['z/bridge/state', 'z/bridge/response/x/y', 'z/hall/lamp 1/set', 'z/lamp-2/get']) topic;
+SELECT is(take('z/bridge/big', convert_to(repeat('x', 2000000), 'UTF8')), '{"messages": 1}', 'however large');
+SELECT is(take(topic, '{"state":"ON"}') -> 'reasons', '{"unknown_device": 1}', topic || ' is somebody''s')
+	FROM unnest(ARRAY['z/hall', 'z/hall/lamp 2', 'z/hall/lamp 1/x']) topic;
+SELECT iot.send_command('lamp-1', 'power', 0);
+SELECT is(sent(), 'z/hall/lamp 1/set {"power":"OFF"}', 'a command to it');
+SELECT is((SELECT array_agg(t.topic ORDER BY t.topic) FROM iot.device_topic t WHERE t.device_id = :'lamp' AND t.topic LIKE 'z/%'),
+	ARRAY['z/hall/lamp 1', 'z/hall/lamp 1/availability', 'z/hall/lamp 1/set'], 'what the broker lets it do');
+
+-- 14. a long list of paths in a large message ends
 INSERT INTO iot.parameter (name) SELECT 'p' || i FROM generate_series(1, 200) i;
 SELECT iot.create_device('wide', ARRAY(SELECT 'p' || i FROM generate_series(1, 200) i), device_type => 'tasmota');
 SELECT count(map('tasmota', 'p' || i, '$.*[*].*.p' || i)) FROM generate_series(1, 200) i;

@@ -86,7 +86,8 @@ $broker->publish('tele/kitchen/LWT', 'Offline', retain => 1);
 online_is('kitchen', 'false', 'Offline is offline');
 
 # Zigbee2MQTT
-$broker->publish('zigbee2mqtt/hall',
+$broker->publish('zigbee2mqtt/bridge/state', '{"state":"online"}');
+$broker->publish('zigbee2mqtt/ground floor/hall',
 	'{"temperature":27.34,"occupancy":true,"battery":97,"voltage":2995,"linkquality":120,"action":""}');
 stored(7);
 is(value('hall', 'temperature'), '27.34', 'Zigbee2MQTT: a value');

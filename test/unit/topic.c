@@ -240,6 +240,18 @@ templates_with_more(void **state)
 	assert_null(named_by("{device}/{parameter}", "/speed"));
 	assert_null(named_by("{device}/{parameter}", ""));
 	assert_string_equal(named_by("v1/gateway/telemetry", "v1/gateway/telemetry"), " ");
+	assert_string_equal(named_by("zigbee2mqtt/{device+}", "zigbee2mqtt/porch"), "porch ");
+	assert_string_equal(named_by("zigbee2mqtt/{device+}", "zigbee2mqtt/hall/lamp/2"), "hall/lamp/2 ");
+	assert_string_equal(named_by("{device+}/set/{parameter}", "hall/lamp/set/state"), "hall/lamp state");
+	assert_string_equal(named_by("+/{device+}/availability", "z/a/b/availability"), "a/b ");
+	assert_null(named_by("zigbee2mqtt/{device+}", "zigbee2mqtt"));
+	assert_null(named_by("zigbee2mqtt/{device+}", "zigbee2mqtt/"));
+	assert_null(named_by("zigbee2mqtt/{device+}/availability", "zigbee2mqtt/availability"));
+	assert_null(named_by("zigbee2mqtt/{device+}/availability", "zigbee2mqtt/a/b"));
+	assert_string_equal(named_by("a/#", "a/b/c"), " ");
+	assert_string_equal(named_by("a/{device}/#", "a/b/c/d"), "b ");
+	assert_null(named_by("a/#", "b/c"));
+	assert_null(named_by("a/#", "a"));
 	assert_string_equal(named_by("v1/+/{parameter}", "v1/gateway/speed"), " speed");
 	assert_null(named_by("v1/gateway/telemetry", "v1/gateway/telemetry/x"));
 	assert_null(named_by("v1/gateway/telemetry", "v1/gateway"));
@@ -259,7 +271,13 @@ templates_with_more_are_judged(void **state)
 		"topic template has a placeholder other than {device}"},
 		{"a/{device}/+", IOT_TOPIC_MAY_PARAMETER, "topic contains a wildcard"},
 		{"a/{device}/x+", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
-		{"a/{device}/#", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
+		{"a/{device}/#", IOT_TOPIC_MAY_ANY_LEVEL, "topic contains a wildcard"},
+		{"a/#/{device}", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
+		{"#", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
+		{"a/{device+}", IOT_TOPIC_MAY_PARAMETER, "topic contains a wildcard"},
+		{"{device}/{device+}", IOT_TOPIC_MAY_ALL, "topic template has {device} more than once"},
+		{"a/x{device+}", IOT_TOPIC_MAY_ALL, "topic contains a wildcard"},
+		{"a/{device+}/#", IOT_TOPIC_MAY_ALL, "topic template has {device+} and \"#\""},
 		{"a/{parameter}", IOT_TOPIC_MAY_PARAMETER, "topic template lacks {device}"},
 		{"+", IOT_TOPIC_MAY_ANY_LEVEL, "topic template lacks {device}"},
 		{"{device}/{parameter}/{parameter}", IOT_TOPIC_MAY_ALL,
@@ -290,6 +308,9 @@ filters_of_templates(void **state)
 		{"stat/{device}/{parameter}/", "stat/+/+/"},
 		{"{device}", "+"},
 		{"v1/gateway/telemetry", "v1/gateway/telemetry"},
+		{"zigbee2mqtt/{device+}", "zigbee2mqtt/#"},
+		{"zigbee2mqtt/{device+}/availability", "zigbee2mqtt/#"},
+		{"a/{device}/#", "a/+/#"},
 	};
 
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
