@@ -126,9 +126,10 @@ my (%before, %after);
 foreach my $n (1 .. $rounds)
 {
 	round();
-	%before = map { $_ => memory($pid{$_}) } keys %pid if $n == $warm;
+	%after = map { $_ => memory($pid{$_}) } keys %pid;
+	%before = %after if $n == $warm;
+	note("round $n: ", join(', ', map { "$_ $after{$_} kB" } sort keys %after));
 }
-%after = map { $_ => memory($pid{$_}) } keys %pid;
 foreach my $name (sort keys %pid)
 {
 	cmp_ok($after{$name} - $before{$name}, '<', $limit,
