@@ -12,7 +12,8 @@
 -- heard now.  Each of these leaves nothing in the future, so that doing it again changes nothing.
 CREATE OR REPLACE FUNCTION iot_internal.clock_was_set(set_by interval, max_rows integer)
 RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off AS $function$
 DECLARE
 	at timestamptz := clock_timestamp();
 	back interval := greatest(-set_by, interval '0');
