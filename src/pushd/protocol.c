@@ -15,15 +15,11 @@
 
 #include <cjson/cJSON.h>
 
-#include "core/glob.h"
-#include "core/utf8.h"
 #include "pushd/feed.h"
 #include "pushd/request.h"
 #include "pushd/telemetry.h"
 
 #define MAX_ID			INT64_C(9007199254740991)	/* what a double holds exactly */
-#define MAX_WORDS		1024	/* of one subscription */
-#define MAX_WORD		256		/* bytes */
 
 /* Sends a JSON object and frees it. */
 static void
@@ -125,8 +121,8 @@ protocol_reset(const Place *place, const Subscription *subscription, const char 
 }
 
 /* A whole number from min up to MAX_ID; false where the item is none. */
-static bool
-get_integer(const cJSON *item, int64_t min, int64_t *value)
+bool
+protocol_integer(const cJSON *item, int64_t min, int64_t *value)
 {
 	if (!cJSON_IsNumber(item) || !isfinite(item->valuedouble) ||
 		item->valuedouble != floor(item->valuedouble) ||
@@ -134,112 +130,6 @@ get_integer(const cJSON *item, int64_t min, int64_t *value)
 		return false;
 	*value = (int64_t) item->valuedouble;
 	return true;
-}
-
-void
-subscription_free(Subscription *subscription)
-{
-	free(subscription->words);
-	free(subscription);
-}
-
-/* Whether the subscription wants the event; devices and groups add up, none of both means all. */
-bool
-subscription_matches(const Subscription *subscription, const char *event, const char *device,
-					 const char *device_group)
-{
-	char	  **word = subscription->words;
-	size_t		event_len = strlen(event);
-	bool		matches = subscription->n_events == 0;
-
-	for (int i = 0; i < subscription->n_events && !matches; i++)
-		matches = iot_glob_match(word[i], strlen(word[i]), event, event_len);
-	if (!matches || (subscription->n_devices == 0 && subscription->n_groups == 0))
-		return matches;
-	word += subscription->n_events;
-	for (int i = 0; i < subscription->n_devices; i++)
-	{
-		if (strcmp(word[i], device) == 0)
-			return true;
-	}
-	word += subscription->n_devices;
-	for (int i = 0; i < subscription->n_groups; i++)
-	{
-		if (strcmp(word[i], device_group) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* Checks one list of words and adds up what it needs; NULL, or what is wrong. */
-static const char *
-measure_words(const cJSON *list, bool patterns, int *n, size_t *bytes)
-{
-	const cJSON *item;
-
-	*n = 0;
-	if (list == NULL)
-		return NULL;
-	if (!cJSON_IsArray(list))
-		return "events, devices and groups must be arrays of strings";
-	cJSON_ArrayForEach(item, list)
-	{
-		size_t		len = cJSON_IsString(item) ? strlen(item->valuestring) : 0;
-
-		if (len == 0 || len > MAX_WORD)
-			return "events, devices and groups must be arrays of strings";
-		if (patterns && !iot_glob_valid(item->valuestring, len))
-			return "an event pattern is not valid";
-		*bytes += sizeof(char *) + len + 1;
-		if (++*n > MAX_WORDS)
-			return "too many events, devices or groups";
-	}
-	return NULL;
-}
-
-static char **
-copy_words(const cJSON *list, char **word, char **text)
-{
-	const cJSON *item;
-
-	cJSON_ArrayForEach(item, list)
-	{
-		size_t		size = strlen(item->valuestring) + 1;
-
-		memcpy(*text, item->valuestring, size);
-		*word++ = *text;
-		*text += size;
-	}
-	return word;
-}
-
-/* Takes the lists over; NULL, or what is wrong. */
-static const char *
-read_words(Subscription *subscription, const cJSON *request)
-{
-	const cJSON *events = cJSON_GetObjectItemCaseSensitive(request, "events");
-	const cJSON *devices = cJSON_GetObjectItemCaseSensitive(request, "devices");
-	const cJSON *groups = cJSON_GetObjectItemCaseSensitive(request, "groups");
-	size_t		bytes = 0;
-	const char *why;
-	char	  **word;
-	char	   *text;
-
-	if ((why = measure_words(events, true, &subscription->n_events, &bytes)) != NULL ||
-		(why = measure_words(devices, false, &subscription->n_devices, &bytes)) != NULL ||
-		(why = measure_words(groups, false, &subscription->n_groups, &bytes)) != NULL)
-		return why;
-	if (bytes == 0)
-		return NULL;
-	subscription->words = malloc(bytes);
-	if (subscription->words == NULL)
-		return "out of memory";
-	text = (char *) (subscription->words + subscription->n_events + subscription->n_devices +
-					 subscription->n_groups);
-	word = copy_words(events, subscription->words, &text);
-	word = copy_words(devices, word, &text);
-	(void) copy_words(groups, word, &text);
-	return NULL;
 }
 
 static Subscription *
@@ -250,75 +140,6 @@ find_subscription(Client *client, int64_t id)
 	while (subscription != NULL && subscription->id != id)
 		subscription = subscription->next;
 	return subscription;
-}
-
-/* Takes over the position, if the object has one; NULL, or what is wrong. */
-static const char *
-read_position(Position *position, const cJSON *object, const char *name)
-{
-	const cJSON *after_seq = cJSON_GetObjectItemCaseSensitive(object, name);
-	const cJSON *epoch = cJSON_GetObjectItemCaseSensitive(object, "epoch");
-
-	if (epoch != NULL && !cJSON_IsNull(epoch))
-	{
-		if (!cJSON_IsString(epoch))
-			return "epoch must be a string";
-		/* one that is too long is cut, and is as wrong as it was */
-		snprintf(position->epoch, sizeof(position->epoch), "%s", epoch->valuestring);
-	}
-	if (after_seq == NULL || cJSON_IsNull(after_seq))
-		return NULL;
-	if (!get_integer(after_seq, 0, &position->after_seq))
-		return "a position must be a whole number";
-	position->resumes = true;
-	return NULL;
-}
-
-/* The same of each cell, from "after"; NULL, or what is wrong. */
-static const char *
-read_after(Subscription *subscription, const cJSON *request)
-{
-	const cJSON *after = cJSON_GetObjectItemCaseSensitive(request, "after");
-	const cJSON *item;
-
-	if (cJSON_HasObjectItem(request, "after_seq") || cJSON_HasObjectItem(request, "epoch"))
-		return "several cells are served here; name positions by \"after\"";
-	if (after == NULL || cJSON_IsNull(after))
-		return NULL;
-	if (!cJSON_IsObject(after))
-		return "after must be an object, with a position by cell";
-	cJSON_ArrayForEach(item, after)
-	{
-		const Cell *cell = cell_by_name(item->string);
-		const char *why;
-
-		if (cell == NULL || !cJSON_IsObject(item))
-			return "after must name cells that are served here, with a position each";
-		why = read_position(&subscription->positions[cell->index], item, "seq");
-		if (why != NULL)
-			return why;
-	}
-	return NULL;
-}
-
-/* Takes over where the subscription begins; NULL, or what is wrong. */
-static const char *
-read_positions(const Client *client, Subscription *subscription, const cJSON *request)
-{
-	const char *why;
-
-	if (cells_named())
-		why = read_after(subscription, request);
-	else if (cJSON_HasObjectItem(request, "after"))
-		why = "there are no cells here; name a position by after_seq and epoch";
-	else
-		why = read_position(&subscription->positions[0], request, "after_seq");
-	for (int i = 0; i < n_cells && why == NULL; i++)
-	{
-		if (subscription->positions[i].resumes && client->places[i].seen_overflow)
-			why = "resume with a position first, on a connection that has not received too much else";
-	}
-	return why;
 }
 
 /* The cell that a message is for; else the client is told what is wrong, and it is NULL. */
@@ -371,9 +192,7 @@ take_subscribe(Client *client, const cJSON *request, int64_t id)
 		return;
 	}
 	subscription->id = id;
-	why = read_words(subscription, request);
-	if (why == NULL)
-		why = read_positions(client, subscription, request);
+	why = subscription_read(client, subscription, request);
 	if (why != NULL)
 	{
 		protocol_error(client, &id, "invalid", why);
@@ -448,7 +267,7 @@ take_ack(Client *client, const cJSON *request)
 
 	if (place == NULL)
 		return;
-	if (!get_integer(cJSON_GetObjectItemCaseSensitive(request, "seq"), 0, &seq) ||
+	if (!protocol_integer(cJSON_GetObjectItemCaseSensitive(request, "seq"), 0, &seq) ||
 		seq > place->last_seq)
 		protocol_error(client, NULL, "invalid", "seq must be one that this connection received");
 	else if (seq > place->acked)
@@ -518,7 +337,7 @@ take_request(Client *client, const cJSON *request, const char *text, size_t len)
 	const char *op = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(request, "op"));
 	const cJSON *id_item = cJSON_GetObjectItemCaseSensitive(request, "id");
 	int64_t		id = 0;
-	bool		has_id = id_item != NULL && get_integer(id_item, -MAX_ID, &id);
+	bool		has_id = id_item != NULL && protocol_integer(id_item, -MAX_ID, &id);
 
 	if (op == NULL)
 		protocol_error(client, NULL, "invalid", "message has no op");

@@ -6,10 +6,11 @@
  * The daemon is one thread in one libwebsockets loop.  main.c reads the settings, log.c writes the
  * log, listen.c accepts, http.c reads a request's head and answer.c answers it, client.c owns
  * connections, user.c knows whose they are, queue.c holds what waits for them, frame.c reads frames,
- * auth.c judges tokens, protocol.c understands what clients say, pg.c connects to databases, the
- * cells (cell.h), and feed.c decides what is asked in each: access.c who may come in, recheck.c who
- * still may be there, live.c what is new, catchup.c what one client missed, record.c what was taken,
- * telemetry.c what sensors say.  request.c has questions and orders of users answered.
+ * auth.c judges tokens, protocol.c understands what clients say, subscription.c what they want to
+ * hear, pg.c connects to databases, the cells (cell.h), and feed.c decides what is asked in each:
+ * access.c who may come in, recheck.c who still may be there, live.c what is new, catchup.c what one
+ * client missed, record.c what was taken, telemetry.c what sensors say.  request.c has questions and
+ * orders of users answered.
  */
 #ifndef IOT_PUSHD_PUSHD_H
 #define IOT_PUSHD_PUSHD_H
@@ -102,6 +103,8 @@ typedef struct Metrics
 	uint64_t	values_sent;	/* live measurements taken by a socket */
 	uint64_t	requests;		/* questions and orders handed to the database */
 } Metrics;
+
+struct cJSON;
 
 typedef struct Cell Cell;
 typedef struct Client Client;
@@ -294,6 +297,11 @@ extern void protocol_ready(Client *client);
 extern void protocol_cell(const Place *place);
 extern void protocol_reset(const Place *place, const Subscription *subscription,
 						   const char *reason);
+extern bool protocol_integer(const struct cJSON *item, int64_t min, int64_t *value);
+
+/* subscription.c */
+extern const char *subscription_read(const Client *client, Subscription *subscription,
+									 const struct cJSON *request);
 extern bool subscription_matches(const Subscription *subscription, const char *event,
 								 const char *device, const char *device_group);
 extern void subscription_free(Subscription *subscription);

@@ -166,7 +166,9 @@ done(const PGresult *rows, void *arg)
 	if (rows != NULL)
 	{
 		pg_healthy(connection->pg);
-		if (is_wanted(asked) && is_allowed(asked, connection->cell))
+		if (is_wanted(asked) && !is_allowed(asked, connection->cell))
+			answer_error(asked, "unknown_outcome", "the cell no longer takes this token");
+		else if (is_wanted(asked))
 			client_reply_of_cell(asked->client, connection->cell, PQgetvalue(rows, 0, 0));
 	}
 	else if (!pg_connected(connection->pg))

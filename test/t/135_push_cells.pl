@@ -133,6 +133,19 @@ refused($anna, { op => 'subscribe', id => 5, after => { west => { seq => 'x' } }
 	qr/whole number/, 'and one that is no number');
 refused($anna, { op => 'subscribe', id => 5, after => [3] }, 'invalid', qr/must be an object/, 'or none at all');
 
+# much of it in all of them: a client is given it as it reads, and is never too slow for that
+my $carl = ready('carl');
+my %many = map { $_ => [ notify_many($cell{$_}, 300, device => 'lamp-1', recipients => ['carl'],
+	body => '{"text":"' . 'x' x 2000 . '"}') ] } @names;
+$carl->subscribe(1);
+@events = $carl->events(900);
+foreach my $name (@names)
+{
+	is(told(grep { $_->{cell} eq $name } @events), told(map { { cell => $name, seq => $_ } } @{ $many{$name} }),
+		"a long tale of cell $name is told in full");
+}
+$carl->close;
+
 # live measurements, wherever the sensors are
 $anna->send({ op => 'live', id => 7, devices => [ 'north-1', 'west-1', 'south-1' ], interval => 100 });
 $anna->expect('subscribed');
