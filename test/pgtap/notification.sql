@@ -2,7 +2,7 @@
 -- In a database of its own, without workers and without a transaction around all: the log shows an
 -- event to no one before its commit.
 SET client_min_messages TO warning;
-SELECT plan(119);
+SELECT plan(120);
 
 INSERT INTO iot.parameter (name, unit) VALUES ('t-temperature', '°C');
 INSERT INTO iot.device_group (name) VALUES ('t-plant'), ('t-lab');
@@ -217,6 +217,9 @@ SELECT results_eq(
 	'asking for many gives what asking for each gives');
 
 -- 7. push back-off
+SELECT ok(bool_and(d.next_attempt_at > n.created_at), 'what has just been told is not due at once')
+	FROM iot.delivery d JOIN iot.notification n USING (seq) WHERE d.channel = 'push';
+UPDATE iot.delivery SET next_attempt_at = now() + interval '1 hour' WHERE channel = 'push';
 SELECT is(iot_internal.push_due(100), 0, 'nothing is due yet');
 UPDATE iot.delivery SET next_attempt_at = now() - interval '1 s' WHERE channel = 'push';
 UPDATE iot.delivery SET attempts = 9 WHERE channel = 'push' AND recipient = 't-bert';
