@@ -143,7 +143,7 @@ SELECT is((SELECT c.late FROM iot.command c WHERE c.command_id = :'a'), true, 'a
 -- many at once
 SELECT iot.create_device('m' || i, ARRAY['level'], adapter => 'two') FROM generate_series(1, 250) i \g /dev/null
 SELECT iot.send_command('m' || i, 'level', i) FROM generate_series(1, 250) i \g /dev/null
-CREATE TABLE many AS SELECT p.* FROM iot.adapter_poll('two', 1000) p;
+CREATE TABLE many AS SELECT p.* FROM iot.adapter_poll('two', 1000) p WHERE starts_with(p.device, 'm');
 SELECT is((SELECT count(*) FROM many), 250::bigint, 'a batch is handed out');
 SELECT results_eq(
 	$$SELECT r.outcome, count(*) FROM iot_internal.adapter_result(

@@ -107,7 +107,7 @@ CREATE TABLE played AS
 	FROM complete c, (VALUES (true), (false)) v(with_value);
 
 SELECT no_plan();
-SELECT is((SELECT count(*) FROM played), 348::bigint, 'I3: so many different histories');
+SELECT is((SELECT count(*) FROM played), 348::bigint, 'I3: 348 different histories');
 SELECT is_empty($$SELECT p.steps, p.with_value, p.difference FROM played p WHERE p.difference IS NOT NULL$$,
 	'I3: each ends with the last write that was not refused');
 

@@ -55,7 +55,8 @@ $watch->wait_for($before + 1);
 my $log = $iot->log_size;
 my $start = time();
 kill9('iot mqtt adapter');
-cmp_ok(resumed($start, $log), '<', 10, 'I23: the adapter works again within ten seconds');
+my $resumed = resumed($start, $log);
+cmp_ok($resumed, '<', 10, sprintf('I23: the adapter works again within ten seconds (%.1f s)', $resumed));
 is($iot->wait_for_command($id)->{status}, 'COMPLETED',
 	'a command whose adapter was killed while the device worked is completed');
 
@@ -136,7 +137,8 @@ foreach my $type ('iot mqtt adapter', 'iot notifier', 'iot launcher')
 	$start = time();
 	$iot->poll("SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = '$type'"
 		  . " AND pid <> $pid", timeout => 10);
-	cmp_ok(time() - $start, '<', 10, "I23: $type is there again after it was terminated");
+	my $took = time() - $start;
+	cmp_ok($took, '<', 10, sprintf('I23: %s is there again after it was terminated (%.1f s)', $type, $took));
 	my %now = map { $_->{backend_type} => $_->{pid} }
 	  grep { $_->{backend_type} ne $type } $iot->workers;
 	is_deeply(\%now, \%others, 'and no other worker ended with it');

@@ -50,7 +50,7 @@ $iot->node->reload;
 $session = $iot->session;
 is($session->query_safe('SHOW iot.wakeups'), 'off', 'wake-ups are off');
 my @polled = latencies(10);
-cmp_ok($polled[-1], '<=', 1, "I19: without wake-ups the slowest of ten took $polled[-1] s");
+cmp_ok($polled[-1], '<=', 1, sprintf('I19: without wake-ups the slowest of ten took %.2f s', $polled[-1]));
 cmp_ok($polled[-1], '>', $woken[7], 'so they were really off');
 $iot->psql('ALTER SYSTEM RESET iot.wakeups');
 $iot->node->reload;

@@ -85,7 +85,7 @@ my $seconds = elapsed(
 		$iot->poll("SELECT coalesce(sum(n_tup_ins), 0) >= 10 FROM pg_stat_user_tables"
 			  . " WHERE schemaname = 'iot' AND relname LIKE 'measurement%'");
 	});
-cmp_ok($seconds, '<', 1.5, 'I24: what workers write is soon in pg_stat');
+cmp_ok($seconds, '<', 1.5, sprintf('I24: what workers write is soon in pg_stat (%.2f s)', $seconds));
 
 # our transactions are short, so that vacuum is not held back (I20)
 is($iot->psql("SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'iot %'"
@@ -105,7 +105,7 @@ poll_until(
 	},
 	'five seconds pass');
 cmp_ok($longest, '>', 0.5, 'a worker that waits for a lock is seen waiting');
-cmp_ok($longest, '<', 2, 'I20: but it gives up before two seconds');
+cmp_ok($longest, '<', 2, sprintf('I20: but it gives up before two seconds (%.2f s)', $longest));
 $session->query_safe('COMMIT');
 $iot->poll('SELECT count(*) = 10 FROM iot.measurement WHERE value BETWEEN 4001 AND 4010');
 pass('and stores what it could not before');

@@ -78,7 +78,7 @@ foreach my $saying (@sayings)
 	like($request, qr/\A\x10.*MQTT\x05/s, "knocks again, and hears $what");
 }
 is($iot->psql("SELECT pid FROM pg_stat_activity WHERE backend_type = 'iot mqtt adapter'"),
-	$pid, 'I34: it is still the same process');
+	$pid, "I34: it is still the same process, after $told answers that no broker gives");
 unlike($iot->log_content($mark), qr/terminated by signal|exited with exit code/,
 	'I34: no process ended');
 $mark = $broker->log_size;

@@ -142,7 +142,8 @@ my $stored = 'SELECT m.parameter_id FROM iot.measurement m JOIN iot.device d USI
   . ' WHERE d.name = a.device AND m.ts = to_timestamp(a.ms / 1000.0)';
 $iot->poll("SELECT count(*) = 0 FROM public.acked a WHERE (SELECT count(*) FROM ($stored) s) < 2");
 is($iot->psql("SELECT count(*) FROM public.acked a WHERE (SELECT count(*) FROM ($stored) s) <> 2"),
-	'0', 'I10, I33: every message that was confirmed is stored whole');
+	'0', sprintf('I10, I33: every message that was confirmed is stored whole: %d, and %d kills',
+		scalar(keys %acked), $points));
 is($iot->psql('SELECT count(*) - count(DISTINCT (device_id, parameter_id, ts)) FROM iot.measurement'),
 	'0', 'I11: nothing twice');
 is( $iot->psql(

@@ -1,7 +1,7 @@
 # A foreign snapshot held open under load, as a report or a dump holds one, does not slow the dispatch
 # of commands down (I21): what is waiting is never looked for among what is done.
 #
-# IOT_SNAPSHOT_SECONDS=10 for each of the two measurements.
+# IOT_SNAPSHOT_SECONDS=10 for each of the two measurements.  What is promised is for a minute.
 #
 # Runs alone: it measures time.
 
@@ -14,13 +14,8 @@ use IotTest;
 
 my $seconds = $ENV{IOT_SNAPSHOT_SECONDS} || 10;
 my $iot = IotTest->new('main');
-my $broker = IotTest::Broker->new('main');
 # saving at each change would take the broker all of its time
-$broker->stop;
-(my $conf = $broker->{conf}) =~ s/^autosave_on_changes true$/autosave_on_changes false/m;
-$broker->{conf} = $conf;
-$broker->write_conf;
-$broker->start;
+my $broker = IotTest::Broker->new('main', autosave => 0);
 
 $iot->parameter('level');
 $iot->device("pump-$_", ['level']) foreach 1 .. 50;
@@ -36,12 +31,13 @@ PostgreSQL::Test::Utils::append_to_file($script,
 # Milliseconds in which 99 of 100 commands are completed, at 40 a second, and how many there were.
 sub dispatch
 {
+	my ($duration) = @_;
 	my $since = $iot->psql('SELECT clock_timestamp()');
 
 	PostgreSQL::Test::Utils::run_log(
 		[
 			IotTest::program('pgbench'), '-n', '-h', $iot->node->host, '-p', $iot->port,
-			'-c', 4, '-R', 40, '-T', $seconds, '-f', $script, $iot->db
+			'-c', 4, '-R', 40, '-T', $duration, '-f', $script, $iot->db
 		]) or die 'pgbench failed';
 	$iot->poll("SELECT count(*) = 0 FROM iot.command WHERE status = 'COMMITTED'");
 	is($iot->psql("SELECT count(*) FROM iot.command WHERE created_at > '$since' AND status <> 'COMPLETED'"),
@@ -52,18 +48,20 @@ sub dispatch
 		  . " FROM iot.command WHERE created_at > '$since'");
 }
 
-dispatch();
-my ($before, $count) = dispatch();
+# until caches are filled and plans are made
+dispatch(3);
+my ($before, $count) = dispatch($seconds);
 my $report = $iot->session;
 $report->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 my $seen = $report->query_safe('SELECT count(*) FROM iot.command');
-my ($during) = dispatch();
+my ($during) = dispatch($seconds);
 is($report->query_safe('SELECT count(*) FROM iot.command'), $seen, 'the snapshot was held all the time');
 $report->query_safe('COMMIT');
-note("p99 before $before ms, during $during ms, of $count commands each");
 # a busy machine's hiccups are no sign of a table that grows
 my $limit = $before * 2 > 250 ? $before * 2 : 250;
-cmp_ok($during, '<', $limit, 'I21: the snapshot does not slow dispatch down');
+cmp_ok($during, '<', $limit,
+	sprintf('I21: a snapshot held for %d s does not slow dispatch down: p99 of %d commands was %.1f ms,'
+		  . ' and %.1f ms with it', $seconds, $count, $before, $during));
 cmp_ok($count, '>', $seconds * 20, 'under load');
 
 done_testing();

@@ -64,7 +64,7 @@ for my $i (1 .. 8)
 	my $took = time() - $start;
 	$worst = $took if $took > $worst;
 }
-cmp_ok($worst, '<', 1.5, "I18: others are told meanwhile, the slowest after $worst s");
+cmp_ok($worst, '<', 1.5, sprintf('I18: others are told meanwhile, the slowest after %.2f s', $worst));
 is($iot->psql(qq{SELECT count(*) FROM iot.notification WHERE event_id = '$slow_id'}), 0, 'the open one is not told yet');
 $slow->query_safe('COMMIT');
 ok($iot->poll(told($slow_id), timeout => 5), 'I17: and it is, once committed, though later ones went before');
@@ -103,7 +103,7 @@ for my $i (1 .. 8)
 	my $latency = $iot->psql(qq{SELECT extract(epoch FROM created_at - event_at) FROM iot.notification WHERE event_id = '$id'});
 	$worst = $latency if $latency > $worst;
 }
-cmp_ok($worst, '<', 1, "I19: polling alone tells within $worst s");
+cmp_ok($worst, '<', 1, sprintf('I19: polling alone tells within %.2f s', $worst));
 $iot->psql('ALTER SYSTEM RESET iot.wakeups; SELECT pg_reload_conf()');
 $iot->poll(q{SELECT setting = 'on' FROM pg_settings WHERE name = 'iot.wakeups'});
 

@@ -215,9 +215,9 @@ while (time() < $end)
 	$n++;
 }
 is($seen, 0, 'never idle in a transaction');
-cmp_ok($longest, '<', 2, "I20: oldest transaction of the notifier was $longest s");
+cmp_ok($longest, '<', 2, sprintf('I20: oldest transaction of the notifier was %.2f s', $longest));
 cmp_ok($n, '>', 2, "$n other deliveries meanwhile");
-cmp_ok($slowest, '<', 2, "none took longer than $slowest s");
+cmp_ok($slowest, '<', 2, sprintf('none took longer than %.2f s', $slowest));
 foreach my $event (@hanging)
 {
 	$row = wait_for_status($event, 'FAILED', 60);

@@ -96,9 +96,10 @@ $node->command_ok([ 'pg_restore', '--exit-on-error', '-d', 'custom', "$folder/cu
 $node->command_ok([ 'pg_restore', '--exit-on-error', '-j', '2', '-d', 'jobs', "$folder/custom.dump" ],
 	'restored by pg_restore in two sessions');
 
+my $tables = () = $rows =~ /^/mg;
 foreach my $db (qw(plain custom jobs))
 {
-	is(difference($rows, rows_of($new, $db)), '', "$db: all rows are equal");
+	is(difference($rows, rows_of($new, $db)), '', "I36: $db: all rows of $tables tables are equal");
 	is(difference($shape, shape_of($new, $db)), '',
 		"$db: sequences, owners, grants, triggers and the rest are equal");
 }
@@ -122,7 +123,7 @@ is(join("\n", grep { !/reporting/ } split /\n/, difference($shape, shape_of($new
 is($new->psql(q{SELECT count(*) FROM iot.adapter_poll('own', 10)}, database => 'custom'), 0,
 	'a copy hands out no command');
 is($new->psql('SELECT iot_internal.check_epoch()', database => 'custom'), 'paused', 'it is paused');
-isnt($new->psql('SELECT epoch FROM iot.epoch', database => 'custom'), $epoch, 'its epoch is another');
+isnt($new->psql('SELECT epoch FROM iot.epoch', database => 'custom'), $epoch, 'I28: its epoch is another');
 is($new->psql(q{SELECT iot.status() ->> 'paused'}, database => 'custom'), 'true', 'status() says so');
 like($new->psql(q{SELECT finding FROM iot.check()}, database => 'custom'), qr/is a copy/,
 	'check() says so');

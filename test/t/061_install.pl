@@ -110,7 +110,7 @@ is($iot->psql(q{SELECT count(*) FROM pg_proc WHERE pronamespace = 'iot'::regname
 is($iot->psql(q{SELECT count(*) FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 		WHERE c.relnamespace = 'iot'::regnamespace AND NOT t.tgisinternal}), 0, 'and no trigger');
 $iot->psql('CREATE EXTENSION iot');
-is(difference($rows, rows_of($iot)), '', 'CREATE EXTENSION again: every row is as it was');
+is(difference($rows, rows_of($iot)), '', 'I36: CREATE EXTENSION again: every row is as it was');
 is(difference($arms, arms_of($iot)), '', 'and everything is armed');
 is($iot->psql(q{SELECT command_id FROM iot.adapter_poll('own', 10)}), $waiting,
 	'a command that waited goes out');

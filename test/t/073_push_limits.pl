@@ -152,12 +152,13 @@ $anna->close;
 		die 'nobody is closed' if time() - $start > 30 * $slower;
 	}
 	my $took = time() - $start;
-	cmp_ok($took, '<', 12 * $slower, 'I29: who never reads is closed within 10 s');
+	cmp_ok($took, '<', 12 * $slower, sprintf('I29: who never reads is closed within 10 s (%.1f s)', $took));
 	cmp_ok($took, '>', 5, 'but not for a moment');
 	cmp_ok($slow, '<', $slower, 'others do not feel it');
 	is($lazy->closed, 4008, 'and finds the reason when he looks');
 	is(metric('queued_bytes'), 0, 'nothing is left of his');
-	cmp_ok(memory() - $before, '<', 4096, 'nor did it take much') if $measured;
+	my $grown = memory() - $before;
+	cmp_ok($grown, '<', 4096, "I29: nor did it take much ($grown kB)") if $measured;
 	is(metric('ready_sockets'), 1, 'he alone was closed');
 	my $row = notify($iot, recipients => [ 'anna', 'bert' ]);
 	is($good->event->{seq}, $row, 'the other goes on');
@@ -213,7 +214,9 @@ $anna->close;
 	my $before = time();
 	my $good = ready('anna');
 
-	cmp_ok(time() - $before, '<', 0.5 * $slower, 'I31: half a handshake, 64 times, delays nobody');
+	my $took = time() - $before;
+	cmp_ok($took, '<', 0.5 * $slower,
+		sprintf('I31: half a handshake, 64 times, delays nobody (%.0f ms)', 1000 * $took));
 	poll_until(sub { metric('connections') <= 2 }, 'half handshakes are closed', 15 * $slower);
 	cmp_ok(time() - $before, '<', 10 * $slower, 'and has an end');
 	$good->close;

@@ -64,9 +64,10 @@ foreach my $round (1 .. $rounds)
 			FROM iot.sensor_value JOIN iot.parameter p USING (parameter_id) WHERE p.name = 'temperature'}),
 		'and a threshold by the last of its own');
 }
+my $alarms = $iot->psql('SELECT count(*) FROM iot.alarm');
 is($iot->psql(q{SELECT count(*) FROM (SELECT a.opened_at, lag(a.closed_at, 1, '-infinity') OVER w AS closed_at
 		FROM iot.alarm a WINDOW w AS (PARTITION BY a.alarm_rule_id ORDER BY a.opened_at, a.closed_at)) x
-	WHERE x.closed_at IS NULL OR x.closed_at > x.opened_at}), '0', 'I15: each alarm closes before the next one opens');
+	WHERE x.closed_at IS NULL OR x.closed_at > x.opened_at}), '0', "I15: each of $alarms alarms closes before the next one opens");
 is($iot->psql(q{SELECT count(*) FROM iot.alarm a WHERE 1 <> (SELECT count(*) FROM iot.event e
 		WHERE e.aggregateid = a.alarm_id::text AND e.type = 'alarm.opened')
 	OR (a.status = 'CLOSED')::int <> (SELECT count(*) FROM iot.event e

@@ -347,8 +347,8 @@ foreach my $round (1 .. $rounds)
 		$before{$user} = $number;
 	}
 }
-is(join("\n", @sql), '', 'tables, views and functions follow the model in every round');
-is(join("\n", @live), '', 'and so does what is delivered');
+is(join("\n", @sql), '', 'I26: tables, views and functions follow the model in every round');
+is(join("\n", @live), '', "I26: and so does what is delivered: $number events, 0 differences");
 is(join("\n", @replayed), '', 'and what is told to those who come back');
 is($number, $events, "after $events events");
 

@@ -30,7 +30,8 @@ my $history = $world->history;
 my @findings = Torture::Checker->check($history);
 
 diag(Torture::Checker::describe($_)) foreach @findings;
-is_deeply([ Torture::Checker::invariants(@findings) ], [], 'and every promise held');
+is_deeply([ Torture::Checker::invariants(@findings) ], [], 'and every promise held: '
+	  . join(', ', map { @{ $history->{$_} } . " ${_}s" } qw(command measurement alarm notification)));
 
 # what was not there cannot have been broken
 my %seen;

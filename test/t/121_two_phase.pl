@@ -259,6 +259,6 @@ ok(!$sent{ $id{1} }, 'and was never sent the one before');
 is($iot->psql("SELECT count(*) FROM iot.command WHERE command_id = '$id{1}'"), '0', 'which left no row');
 $iot->poll("SELECT count(*) = 7 FROM iot.notification WHERE event = 'adapter.value_set_sent'");
 is($iot->psql("SELECT count(*) FROM (SELECT event_id FROM iot.notification GROUP BY 1, channel"
-		  . ' HAVING count(*) > 1) n'), '0', 'I7: each outcome is told once');
+		  . ' HAVING count(*) > 1) n'), '0', 'I7: each of 7 outcomes is told once');
 
 done_testing();
