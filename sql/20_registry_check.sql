@@ -150,6 +150,13 @@ BEGIN
 			MESSAGE = format('name of a device reads as a uuid: "%s"', NEW.name),
 			HINT = 'Functions take a device by name or by id, and could not tell one from the other.';
 	END IF;
+	-- a level more could make another device's topic of it
+	IF NEW.external_id LIKE '%/%' AND NOT iot_internal.is_admin()
+		AND (TG_OP = 'INSERT' OR NEW.external_id IS DISTINCT FROM OLD.external_id) THEN
+		RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
+			MESSAGE = format('permission denied for external_id "%s" of device "%s"', left(NEW.external_id, 150), NEW.name),
+			HINT = 'Only a member of iot_admin may give a device a name with "/" in it.';
+	END IF;
 	IF NEW.external_id !~ '^[^+#[:cntrl:]]+$' OR octet_length(NEW.external_id) > 128 THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('invalid external_id of device "%s": "%s"', NEW.name, left(NEW.external_id, 150)),

@@ -76,9 +76,9 @@ add_members(Expansion *expansion, const IotBatch *batch, int origin, const IotSe
 			const IotMapping *mapping)
 {
 	int			count = 0;
-	struct cJSON *member = iot_body_members(&body, mapping->device_path);
 
-	for (; member != NULL && count < IOT_PAYLOAD_MAX_VALUES; member = iot_body_next(member))
+	for (struct cJSON *member = iot_body_members(&body, mapping->device_path); member != NULL;
+		 member = iot_body_next(member))
 	{
 		IotIngestMessage *message;
 
@@ -118,7 +118,21 @@ add_one(Expansion *expansion, const IotBatch *batch, int origin, const IotSender
 	return 1;
 }
 
-/* What a refused message is refused for, if anything; notes it for later. */
+/* Whether the message speaks for more devices than it may. */
+static bool
+is_crowded(const IotMapping *mapping)
+{
+	int			count = 0;
+	const struct cJSON *member = NULL;
+
+	if (mapping->device_keys)
+		member = iot_body_members(&body, mapping->device_path);
+	for (; member != NULL && count <= IOT_PAYLOAD_MAX_VALUES; member = iot_body_next(member))
+		count++;
+	return count > IOT_PAYLOAD_MAX_VALUES;
+}
+
+/* Why a gateway's message is refused as a whole, noted until the batch has taken its messages apart. */
 typedef struct Refusal
 {
 	int			index;
@@ -148,6 +162,11 @@ add_gateway(Expansion *expansion, const IotBatch *batch, int origin, const IotSe
 		refusal->reason = iot_reason_of(status);
 		refusal->error = psprintf("%s at byte %zu", body.error, body.error_at);
 	}
+	else if (is_crowded(mapping))
+	{
+		refusal->reason = IOT_REASON_TOO_LARGE;
+		refusal->error = "more than 10000 devices";
+	}
 	else if ((mapping->device_keys ? add_members : add_one) (expansion, batch, origin, sender,
 															 mapping) > 0)
 		return true;
@@ -157,7 +176,7 @@ add_gateway(Expansion *expansion, const IotBatch *batch, int origin, const IotSe
 }
 
 /*
- * Takes the messages of gateways apart.  A batch without any stays as it is.  Executes no SQL.
+ * Takes the messages of gateways apart, where there are device types of gateways.  Executes no SQL.
  */
 void
 iot_batch_expand(IotBatch *batch)

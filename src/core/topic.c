@@ -4,9 +4,10 @@
  *
  * A template is a topic in which {device} stands for one whole level: "iot/{device}/telemetry".  By
  * the kind of topic, {device+} may stand there for one or more levels, {parameter} for another one,
- * "+" for levels that do not matter, and "#" for the rest.  A template is matched against incoming topics, filled in for outgoing ones, and turned into the
- * filter to subscribe to.  Brokers accept topics of 65 535 bytes and hundreds of levels, so
- * everything that comes from the network is bounded here before anything looks it up.
+ * "+" for levels that do not matter, and "#" for the rest.  A template is matched against incoming
+ * topics, filled in for outgoing ones, and turned into the filter to subscribe to.  Brokers accept
+ * topics of 65 535 bytes and hundreds of levels, so everything that comes from the network is bounded
+ * here before anything looks it up.
  */
 #include "core/topic.h"
 

@@ -309,6 +309,8 @@ SELECT is((SELECT d.payload FROM iot.dead_letter d WHERE d.topic = 'iot/x/teleme
 SELECT is(take('v1/gateway/telemetry', (SELECT '{' || string_agg(format('"d%s":0', i), ',') || '}' FROM generate_series(1, 5000) i)::bytea)
 	-> 'reasons', '{"unknown_device": 5000}', 'many names of nobody');
 SELECT is((SELECT count(*) FROM iot.dead_letter d WHERE d.error LIKE '%(and 4999 more)'), 1::bigint, '... are one dead letter');
+SELECT is(take('v1/gateway/telemetry', (SELECT '{' || string_agg(format('"d%s":0', i), ',') || '}' FROM generate_series(1, 10001) i)::bytea)
+	-> 'reasons', '{"too_large": 1}', 'more than 10000 are too many');
 
 -- 13. names over several levels
 SELECT throws_ok(format('UPDATE iot.device_type SET %s WHERE name = ''empty''', t), '22023', NULL, t)

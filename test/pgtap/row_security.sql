@@ -163,7 +163,9 @@ SELECT concat_ws(' ',
 	changes($$INSERT INTO iot.device (name, device_group_id, device_type_id, adapter_id)
 		SELECT 'new', device_group_id, device_type_id, adapter_id FROM iot.device WHERE name = 'fridge'$$),
 	changes($$SELECT iot.create_device('new', '{}', 'plant')$$),
-	changes($$SELECT iot.create_device('new', '{}', 'lab')$$)) AS devices \gset
+	changes($$SELECT iot.create_device('new', '{}', 'lab')$$),
+	changes($$UPDATE iot.device SET external_id = 'the boiler' WHERE name = 'boiler'$$),
+	changes($$UPDATE iot.device SET external_id = 'iot/fridge' WHERE name = 'boiler'$$)) AS devices \gset
 SELECT concat_ws(' ',
 	changes($$UPDATE iot.alarm_rule SET enabled = false$$),
 	changes($$DELETE FROM iot.alarm_rule$$),
@@ -183,13 +185,13 @@ SELECT concat_ws(' ', changes($$SELECT iot.send_command('boiler', 'temperature',
 	changes($$SELECT iot.ingest('fridge', '{"temperature": 1}', now())$$), changes($$SELECT iot.ingest('pump', '{"temperature": 1}', now())$$),
 	changes($$SELECT * FROM iot.last_values('pump')$$), changes($$SELECT * FROM iot.last_values('lamp')$$)) AS functions \gset
 SELECT string_agg(DISTINCT changes(format(statement, t)), ' ') AS refused
-	FROM unnest(ARRAY['parameter', 'device_group', 'device_type', 'adapter', 'app_user', 'user_group',
-			'user_group_member', 'access_grant', 'webhook', 'notification_rule', 'secret', 'retention',
+	FROM unnest(ARRAY['parameter', 'device_group', 'device_type', 'device_type_mapping', 'adapter', 'app_user',
+			'user_group', 'user_group_member', 'access_grant', 'webhook', 'notification_rule', 'secret', 'retention',
 			'measurement', 'command', 'event', 'alarm']) AS t,
 		unnest(ARRAY['INSERT INTO iot.%I DEFAULT VALUES', 'DELETE FROM iot.%I', 'TRUNCATE iot.%I CASCADE',
 			'COPY iot.%I FROM ''/dev/null''']) AS statement \gset
 RESET ROLE;
-SELECT is(:'devices'::text, '1 1 42501 1 1 42501 1 42501', 'devices and sensors: where managed, before and after');
+SELECT is(:'devices'::text, '1 1 42501 1 1 42501 1 42501 1 42501', 'devices and sensors: where managed, before and after, and under no topic of others');
 SELECT is(:'rules'::text, '2 2 1 42501 1 42501 42501 42501', 'rules about managed groups and devices, and none about all');
 SELECT is(:'functions'::text, '1 1 42501 1 42501 1 42501', 'functions by the same levels');
 SELECT is(:'refused'::text, '42501', 'everything else is an administrator''s');
