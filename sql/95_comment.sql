@@ -33,6 +33,7 @@ BEGIN
 			(NULL, 'device', 'name or id of the device'),
 			(NULL, 'device_group', 'name of the device group'),
 			(NULL, 'device_type', 'name of its device type'),
+			(NULL, 'devices', 'the message on topic zigbee2mqtt/bridge/devices'),
 			(NULL, 'email', 'where the user can be reached'),
 			(NULL, 'ends', 'time of day when they end'),
 			(NULL, 'error', 'what the device said'),

@@ -337,7 +337,58 @@ SELECT is(sent(), 'z/hall/lamp 1/set {"power":"OFF"}', 'a command to it');
 SELECT is((SELECT array_agg(t.topic ORDER BY t.topic) FROM iot.device_topic t WHERE t.device_id = :'lamp' AND t.topic LIKE 'z/%'),
 	ARRAY['z/hall/lamp 1', 'z/hall/lamp 1/availability', 'z/hall/lamp 1/set'], 'what the broker lets it do');
 
--- 14. a long list of paths in a large message ends
+-- 14. the list of a Zigbee2MQTT bridge
+INSERT INTO iot.device_type (name, telemetry_topic, command_topic, command_template)
+	VALUES ('zigbee2mqtt', 'zigbee2mqtt/{device+}', 'zigbee2mqtt/{device+}/set', '{"{parameter}":{json}}');
+SELECT '[{"ieee_address":"0x00124b0001","friendly_name":"Coordinator","type":"Coordinator","definition":null},
+	{"ieee_address":"0x00158d0001","friendly_name":"ground floor/plug","type":"Router","definition":{"model":"SP","exposes":[
+		{"type":"switch","features":[{"type":"binary","name":"state","property":"state","access":7,"value_on":"ON","value_off":"OFF","value_toggle":"TOGGLE"}]},
+		{"type":"numeric","name":"power","property":"load","access":5,"unit":"W"},
+		{"type":"numeric","name":"countdown","property":"countdown","access":2,"value_min":0,"value_max":9},
+		{"type":"enum","name":"mode","property":"mode","access":7,"values":["off","previous","on"]},
+		{"type":"enum","name":"speed","property":"fan_speed","access":7,"values":["1","2"]},
+		{"type":"composite","property":"color","features":[{"type":"numeric","property":"x","access":7}]},
+		{"type":"text","property":"serial","access":1}, {"type":"numeric","property":"a/b","access":1}, 7, null]}},
+	{"ieee_address":"0x00158d0002","friendly_name":"lamp7","type":"Router","definition":{"exposes":[
+		{"type":"light","features":[{"type":"binary","property":"state","access":7,"value_on":"ON","value_off":"OFF"},
+			{"type":"numeric","property":"brightness","access":7,"value_min":0,"value_max":254}]},
+		{"type":"binary","property":"contact","access":1,"value_on":false,"value_off":true}]}},
+	{"ieee_address":"0x00158d0003","friendly_name":"new one","definition":null}, 5, {"friendly_name":"x/y","definition":{}}]' AS devices \gset
+SELECT results_eq(format('SELECT * FROM iot.import_zigbee2mqtt(%L)', :'devices'),
+	$$VALUES ('0x00158d0001', 'ground floor/plug', '{fan_speed,load,mode,state}'::text[], true),
+		('lamp7', 'lamp7', '{brightness,contact,state}', true)$$, 'devices and what they have');
+SELECT results_eq(format('SELECT device, made FROM iot.import_zigbee2mqtt(%L)', :'devices'),
+	$$VALUES ('0x00158d0001', false), ('lamp7', false)$$, 'once, however often it is called');
+SELECT results_eq($$SELECT d.name, p.name, p.unit, s.value_min, s.value_max, s.labels FROM iot.sensor s JOIN iot.device d USING (device_id)
+		JOIN iot.parameter p USING (parameter_id) JOIN iot.device_type t USING (device_type_id) WHERE t.name = 'zigbee2mqtt' ORDER BY 1, 2$$,
+	$$VALUES ('0x00158d0001', 'fan_speed', NULL, NULL::float8, NULL::float8, NULL::jsonb), ('0x00158d0001', 'load', 'W', NULL, NULL, NULL),
+		('0x00158d0001', 'mode', NULL, NULL, NULL, '{"off": 0, "previous": 1, "on": 2}'),
+		('0x00158d0001', 'state', NULL, NULL, NULL, '{"OFF": 0, "ON": 1}'),
+		('lamp7', 'brightness', NULL, 0, 254, NULL), ('lamp7', 'contact', NULL, NULL, NULL, '{"true": 0, "false": 1}'),
+		('lamp7', 'state', NULL, NULL, NULL, '{"OFF": 0, "ON": 1}')$$, 'with bounds and words');
+SELECT is(take('zigbee2mqtt/ground floor/plug', '{"state":"ON","load":12.5,"mode":"previous","fan_speed":"2","linkquality":90}'),
+	'{"messages": 1, "received": 4, "stored": 4}', 'and what they say is taken');
+SELECT is(value('0x00158d0001', 'mode') || ' ' || value('0x00158d0001', 'fan_speed'), '1 2', 'in their words');
+SELECT iot.send_command('lamp7', 'state', 'ON');
+SELECT is(sent(), 'zigbee2mqtt/lamp7/set {"state":"ON"}', 'as they are told');
+SELECT throws_ok($$SELECT * FROM iot.import_zigbee2mqtt('{}')$$, '22023', 'devices must be a JSON array');
+SELECT throws_ok(format('SELECT * FROM iot.import_zigbee2mqtt(%L, device_type => ''nothing'')', replace(:'devices', 'lamp7', 'lamp9')),
+	'42704', 'device type "nothing" does not exist');
+CREATE ROLE mapping_anna IN ROLE iot_operator;
+GRANT EXECUTE ON FUNCTION iot.import_zigbee2mqtt(jsonb, text, text, text) TO mapping_anna;
+CREATE FUNCTION as_anna() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	SET LOCAL ROLE mapping_anna;
+	PERFORM iot.import_zigbee2mqtt('[]');
+	RETURN 'allowed';
+EXCEPTION WHEN insufficient_privilege THEN
+	RETURN SQLSTATE || ' ' || SQLERRM;
+END $$;
+SELECT is(as_anna(), '42501 permission denied to import devices', 'administrators alone import');
+DROP OWNED BY mapping_anna;
+DROP ROLE mapping_anna;
+
+-- 15. a long list of paths in a large message ends
 INSERT INTO iot.parameter (name) SELECT 'p' || i FROM generate_series(1, 200) i;
 SELECT iot.create_device('wide', ARRAY(SELECT 'p' || i FROM generate_series(1, 200) i), device_type => 'tasmota');
 SELECT count(map('tasmota', 'p' || i, '$.*[*].*.p' || i)) FROM generate_series(1, 200) i;

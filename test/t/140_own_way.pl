@@ -102,6 +102,18 @@ online_is('porch', 'true', 'its availability in JSON');
 $broker->publish('zigbee2mqtt/porch/availability', '{"state":"offline"}', retain => 1);
 online_is('porch', 'false', 'and back');
 
+# the list that its bridge keeps, by the script of the page
+my $list = '[{"ieee_address":"0x1","friendly_name":"Coordinator","definition":null},{"ieee_address":"0x2","friendly_name":"upstairs/blind",'
+  . '"definition":{"exposes":[{"type":"cover","features":[{"type":"numeric","property":"position","access":7,"unit":"%",'
+  . '"value_min":0,"value_max":100}]}]}}]';
+my ($script) = $text =~ /^```psql\n(.*?)^```/ms or die 'no script for psql';
+my $port = $broker->port;
+$broker->publish('zigbee2mqtt/bridge/devices', $list, retain => 1);
+$script =~ s/-p 1883/-p $port/ or die 'no port in the script';
+is($iot->psql($script), '0x2|upstairs/blind|{position}|t', 'the list of its bridge makes devices');
+is(carried_out('0x2', 'position', 40, 'zigbee2mqtt/upstairs/blind/set', 'zigbee2mqtt/upstairs/blind',
+		'{"position":40}'), '{"position": 40}', 'that can be told something at once');
+
 # others
 $broker->publish('press/press-1/state', '{"connected":true}', retain => 1);
 online_is('press-1', 'true', 'a word of its own, at a path of its own');
@@ -109,14 +121,14 @@ $broker->publish('press/press-1/state', '{"connected":false}', retain => 1);
 online_is('press-1', 'false', 'and the other');
 $broker->publish('home/attic/fan/humidity', '28');
 $broker->publish('home/attic/fan/power', 'ON');
-stored(13);
+stored(14);
 is(value('fan', 'humidity') . ' ' . value('fan', 'power'), '28 1', 'a bare value, to the parameter that its topic names');
 
 # ThingsBoard gateways
 my $ms = (time() - 60) * 1000;
 $broker->publish('v1/gateway/telemetry',
 	qq({"Device A":[{"ts":$ms,"values":{"temperature":42,"humidity":80}},{"ts":$ms.5,"values":{"temperature":43}}]}));
-stored(16);
+stored(17);
 is(value('device-a', 'temperature'), '43', 'a gateway: a device by its own name');
 is($iot->psql("SELECT extract(epoch FROM ts) * 1000 = $ms FROM iot.measurement WHERE value = 42"), 't', 'at the time that it says');
 my $call = json(carried_out('device-a', 'temperature', 20, 'v1/gateway/rpc', 'v1/gateway/telemetry',
