@@ -324,9 +324,10 @@ take_question(Client *client, const cJSON *request, int64_t id, const char *text
 
 	if (cell == NULL)
 		return;
-	if (!client->places[cell->index].allowed)
-		protocol_error(client, &id, "unavailable", client->places[cell->index].refused ?
-					   "the cell does not take this token" : "the cell is away");
+	if (client->places[cell->index].refused)
+		protocol_error(client, &id, "unavailable", "the cell does not take this token");
+	else if (cells_named() && !(client->places[cell->index].allowed && cell->ready))
+		protocol_error(client, &id, "unavailable", "the cell is away");
 	else
 		request_send(client, cell, id, text, len);
 }

@@ -202,8 +202,8 @@ $came->subscribe(1, after => positions(map { $_ => $last{$_} } 'north', 'west'))
 my $back = ready('anna');
 $back->subscribe(1, after => { %{ positions(map { $_ => $last{$_} } 'north', 'west') },
 	south => { seq => $missed{south}[0] } });
-refused($back, { op => 'query', id => 12, cell => 'south', query => 'me' }, 'unavailable', qr/away/,
-	'what is asked of that cell is refused at once');
+refused($_, { op => 'query', id => 12, cell => 'south', query => 'me' }, 'unavailable', qr/away/,
+	'what is asked of that cell is refused at once') foreach $anna, $back;
 
 # and comes back
 $cell{south}->node->start;
