@@ -504,9 +504,14 @@ iot_link_turn(void)
 	{
 		if (conn.accepted && !conn.subscribed)
 		{
-			/* reading stopped at the acceptance, so this sends no acknowledgement */
+			/*
+			 * Reading stopped at the acceptance; but a library that reads several packets at once
+			 * (2.1 does) may have brought messages with it, whose acknowledgements wait for their
+			 * commit, and what we ask for with them.
+			 */
 			subscribe();
-			iot_link_write();
+			if (iot_inbox_message_count() == 0)
+				iot_link_write();
 		}
 		if (conn.subscribed && conn.unanswered_subscriptions <= 0 && !conn.lost)
 			come_up();

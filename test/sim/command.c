@@ -15,7 +15,7 @@
 #include "sim.h"
 
 /* A held-back answer leaves after this long even where the group it waits for never fills. */
-#define REORDER_WAIT_US		500000
+#define REORDER_WAIT_US		5000000
 
 typedef struct Seen
 {
