@@ -242,7 +242,7 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 																	TimestampTzGetDatum(now),
 																	PG_GETARG_DATUM(1)));
 
-		timeout_ms = (until - now) / 1000;
+		timeout_ms = until > now ? (until - now) / 1000 : 0;
 	}
 	SPI_connect();
 	open_command(command_id, &carrier);

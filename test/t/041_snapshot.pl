@@ -1,7 +1,8 @@
 # A foreign snapshot held open under load, as a report or a dump holds one, does not slow the dispatch
 # of commands down (I21): what is waiting is never looked for among what is done.
 #
-# IOT_SNAPSHOT_SECONDS=10 for each of the two measurements.  What is promised is for a minute.
+# IOT_SNAPSHOT_SECONDS=10 for each of the measurements.  What grows with time is the history of current
+# values, for the process that stores them; see doc/promises.md.
 #
 # Runs alone: it measures time.
 
@@ -57,11 +58,12 @@ my $seen = $report->query_safe('SELECT count(*) FROM iot.command');
 my ($during) = dispatch($seconds);
 is($report->query_safe('SELECT count(*) FROM iot.command'), $seen, 'the snapshot was held all the time');
 $report->query_safe('COMMIT');
-# a busy machine's hiccups are no sign of a table that grows
-my $limit = $before * 2 > 250 ? $before * 2 : 250;
+# others may have kept the machine busy in the meantime; and hiccups are no sign of a table that grows
+my ($after) = dispatch($seconds);
+my ($limit) = sort { $b <=> $a } 250, 2 * $before, 2 * $after;
 cmp_ok($during, '<', $limit,
-	sprintf('I21: a snapshot held for %d s does not slow dispatch down: p99 of %d commands was %.1f ms,'
-		  . ' and %.1f ms with it', $seconds, $count, $before, $during));
+	sprintf('I21: a snapshot held for %d s does not slow dispatch down: p99 of %d commands was %.1f ms'
+		  . ' before, %.1f ms with it, %.1f ms after', $seconds, $count, $before, $during, $after));
 cmp_ok($count, '>', $seconds * 20, 'under load');
 
 done_testing();
