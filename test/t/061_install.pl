@@ -98,6 +98,8 @@ $iot->psql(q{
 $iot->poll(q{SELECT bool_and(lag_events = 0) FROM iot_internal.consumer_lag() WHERE name = 'notifier'});
 my $waiting = $iot->psql(q{SELECT iot.send_command('boiler-2', 'temperature', 30, ttl => '1 day')});
 $iot->poll(q{SELECT bool_and(lag_events = 0) FROM iot_internal.consumer_lag() WHERE name = 'notifier'});
+# and what it has told is not tried again
+$iot->psql(q{UPDATE iot.delivery SET status = 'FAILED' WHERE status = 'PENDING'});
 
 my $rows = rows_of($iot);
 my $arms = arms_of($iot);
