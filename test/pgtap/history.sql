@@ -245,7 +245,14 @@ CREATE TEMP TABLE present AS SELECT date_trunc('hour', now()) AS hour;
 CREATE TEMP TABLE before AS SELECT * FROM iot.history('boiler', 'temperature',
 	(SELECT hour FROM present) - interval '3 days', (SELECT hour FROM present) - interval '2 days', '1 hour');
 UPDATE iot.retention SET keep = '24 hours' WHERE relation = 'measurement';
-CALL iot.maintain();
+-- a partition that a vacuum holds goes the next time
+DO $$
+BEGIN
+	FOR i IN 1 .. 100 LOOP
+		CALL iot.maintain();
+		EXIT WHEN NOT EXISTS (SELECT FROM iot.measurement WHERE ts < now() - interval '49 hours');
+	END LOOP;
+END $$;
 SELECT is_empty($$SELECT FROM iot.measurement WHERE ts < now() - interval '49 hours'$$, 'old measurements are gone');
 SELECT results_eq($$SELECT * FROM iot.history('boiler', 'temperature', (SELECT hour FROM present) - interval '3 days',
 	(SELECT hour FROM present) - interval '2 days', '1 hour')$$, 'SELECT * FROM before', 'history by the hour is not');
