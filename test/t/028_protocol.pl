@@ -74,7 +74,8 @@ works($tls, 2, 'TLS with the right authority again');
 my $plain = IotTest::Broker->new('plain', conf => "log_type debug");
 $mark = $plain->log_size;
 $iot->use_broker($plain, options => { protocol => '3.1.1', batch_size => 10 });
-like($plain->log_content($mark), qr/New client connected[^\n]*\(p2, c0/, '3.1.1 with a session');
+# a broker of 2.1 logs the number that the protocol has, one of before a number of its own
+like($plain->log_content($mark), qr/New client connected[^\n]*\(p[24], c0/, '3.1.1 with a session');
 works($plain, 3, '3.1.1');
 $mark = $plain->log_size;
 $iot->use_broker($plain, options => { protocol => '5' });
