@@ -22,7 +22,9 @@ BEGIN
 		FROM iot.device d JOIN iot.device_type t ON t.device_type_id = d.device_type_id
 			CROSS JOIN LATERAL unnest(ARRAY[t.command_topic, t.telemetry_topic, t.attributes_topic,
 				t.status_topic, t.ack_topic] || t.more_telemetry_topics)
-				WITH ORDINALITY AS x (template, place);
+				WITH ORDINALITY AS x (template, place)
+		-- a topic that does not name the device is its gateway's
+		WHERE strpos(x.template, '{device') > 0;
 	GRANT SELECT ON iot.device_topic TO iot_admin;
 	-- for a broker that asks the database: with the owner's rights, and for it alone
 	CREATE OR REPLACE VIEW iot.broker_authentication WITH (security_barrier) AS

@@ -284,6 +284,9 @@ SELECT is((SELECT s.attributes FROM iot.device_state s WHERE s.device_id = :'dev
 SELECT iot.send_command('device-a', 'temperature', 3) AS command \gset
 SELECT is(sent(), format('v1/gateway/rpc {"device":"Device A","data":{"id":"%s","method":"temperature","params":3}}', :'command'),
 	'a command names its device');
+SELECT results_eq($$SELECT t.action, t.topic FROM iot.device_topic t JOIN iot.device d USING (device_id) WHERE d.name = 'device-a' ORDER BY 2$$,
+	$$VALUES ('publish', 'iot/Device A/command/ack'), ('publish', 'iot/Device A/status')$$,
+	'but nobody may speak for others by its credential');
 SELECT iot.create_device('b7', '{temperature,level}', device_type => 'bridge');
 SELECT iot.create_device('12', '{temperature}', device_type => 'bridge');
 SELECT map('bridge', 'temperature', '$.t');
