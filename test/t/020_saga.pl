@@ -105,10 +105,10 @@ is($row->{status}, 'CANCELLED', 'and nobody subscribed is an error');
 is($row->{error}, 'nobody is subscribed', 'that says so');
 is(values_of('trust-1'), '40|40|1', 'and is rolled back');
 
-# every step of it is in the counters
+# every step of it is in the counters; what a new connection had to send again is published twice
 $iot->poll("SELECT (counters ->> 'commands_completed')::int = 4"
 	  . " AND (counters ->> 'commands_failed')::int = 2"
-	  . " AND (counters ->> 'commands_published')::int = 6"
+	  . " AND (counters ->> 'commands_published')::int >= 6"
 	  . " FROM iot.worker WHERE kind = 'mqtt adapter'");
 pass('counters of the adapter agree');
 is($iot->psql('SELECT count(*) FROM iot.dead_letter'), '0', 'no dead letter');
