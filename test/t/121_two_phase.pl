@@ -48,6 +48,10 @@ my $me = $iot->psql('SELECT current_user');
 my @calls = (
 	[ q{SELECT iot.create_device('boiler-9', ARRAY['temperature'])}, '',
 		q{EXISTS (SELECT FROM iot.device WHERE name = 'boiler-9')} ],
+	[ q{SELECT count(*) FROM iot.import_zigbee2mqtt('[{"friendly_name": "lamp", "definition": {"exposes":
+		[{"type": "numeric", "property": "load", "access": 1}]}}]', device_type => 'lamps')},
+		q{INSERT INTO iot.device_type (name) VALUES ('lamps')},
+		q{EXISTS (SELECT FROM iot.device WHERE name = 'lamp')} ],
 	[ q{SELECT iot.send_command('boiler-1', 'temperature', 20)}, '',
 		q{(SELECT count(*) FROM iot.command WHERE value = 20 AND status = 'COMMITTED') = 1} ],
 	[ q{SELECT iot.send_command('boiler-2', 'temperature', 'LOW')}, '',
