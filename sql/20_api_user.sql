@@ -88,15 +88,17 @@ $function$;
 -- When tokens count again once those that there are have been ended.  Tokens say no better than in whole
 -- seconds when they were issued: what was issued in this one ends too, and iot.login() dates the next
 -- one accordingly.
-CREATE OR REPLACE FUNCTION iot_internal.next_second() RETURNS timestamptz
+CREATE OR REPLACE FUNCTION iot_internal.next_second(before timestamptz) RETURNS timestamptz
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT date_trunc('second', clock_timestamp()) + interval '1 s'
+	-- a token that was given since the last time may be of the second that comes, too
+	SELECT greatest(date_trunc('second', clock_timestamp()), date_trunc('second', before))
+		+ interval '1 s'
 $function$;
 
 CREATE OR REPLACE FUNCTION iot_internal.end_tokens(app_user_id uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	UPDATE iot.app_user u SET tokens_valid_from = iot_internal.next_second()
+	UPDATE iot.app_user u SET tokens_valid_from = iot_internal.next_second(u.tokens_valid_from)
 		WHERE u.app_user_id = end_tokens.app_user_id;
 END
 $function$;

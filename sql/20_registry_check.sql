@@ -622,7 +622,7 @@ BEGIN
 	END IF;
 	-- tokens name the role, and one that is taken away must not live on in them
 	IF TG_OP = 'UPDATE' AND NEW.role <> OLD.role THEN
-		NEW.tokens_valid_from := iot_internal.next_second();
+		NEW.tokens_valid_from := iot_internal.next_second(OLD.tokens_valid_from);
 	END IF;
 	RETURN NEW;
 END

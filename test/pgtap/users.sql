@@ -265,5 +265,19 @@ RESET SESSION AUTHORIZATION;
 SET LOCAL search_path = public, pg_catalog;
 SELECT is(:'evil'::text, 'PT401 the token does not count', 'the caller''s operators are not asked');
 
+-- twice in one second: a token that was given in between ends with the second time
+CREATE FUNCTION public.ended_twice() RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+	id uuid := (SELECT app_user_id FROM iot.app_user WHERE username = 'anna');
+	given numeric;
+BEGIN
+	UPDATE iot.app_user SET tokens_valid_from = date_trunc('second', clock_timestamp()) + interval '5 s' WHERE app_user_id = id;
+	-- as iot.login() would date it
+	given := (SELECT ceil(extract(epoch FROM tokens_valid_from)) FROM iot.app_user WHERE app_user_id = id);
+	PERFORM iot_internal.end_tokens(id);
+	RETURN NOT iot_internal.token_counts('anna', given, gen_random_uuid()::text);
+END $$;
+SELECT ok(public.ended_twice(), 'who ends tokens again ends those that were given since');
+
 SELECT * FROM finish();
 ROLLBACK;
