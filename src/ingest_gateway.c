@@ -8,6 +8,8 @@
  */
 #include "postgres.h"
 
+#include "miscadmin.h"
+
 #include "core/body.h"
 #include "ingest_batch.h"
 #include "iot.h"
@@ -82,6 +84,7 @@ add_members(Expansion *expansion, const IotBatch *batch, int origin, const IotSe
 	{
 		IotIngestMessage *message;
 
+		CHECK_FOR_INTERRUPTS();
 		free(fragment);
 		fragment = iot_body_print(member);
 		if (fragment == NULL)
@@ -197,6 +200,7 @@ iot_batch_expand(IotBatch *batch)
 															   &sender.topic, &sender.kind,
 															   &match);
 
+		CHECK_FOR_INTERRUPTS();
 		if (mapping == NULL)
 		{
 			(void) add_message(&expansion, batch, i);

@@ -37,28 +37,19 @@ sub wait_on_network
 	return;
 }
 
-sub takes_at_most_5
-{
-	my ($what, $code) = @_;
-	my $seconds = elapsed($code);
-
-	cmp_ok($seconds, '<', 5, sprintf('I35: %s ends within five seconds (%.2f)', $what, $seconds));
-	return;
-}
-
 foreach my $mode ('smart', 'fast', 'immediate')
 {
 	wait_on_network();
-	takes_at_most_5("$mode shutdown", sub { $iot->node->stop($mode) });
+	ends_in_time("$mode shutdown", sub { $iot->node->stop($mode) });
 	$broker->resume;
 	$iot->node->start;
 }
 
 wait_on_network();
-takes_at_most_5('ALTER EXTENSION UPDATE', sub { $iot->psql('ALTER EXTENSION iot UPDATE') });
+ends_in_time('ALTER EXTENSION UPDATE', sub { $iot->psql('ALTER EXTENSION iot UPDATE') });
 my $log = $iot->log_size;
 my $rows = $iot->psql('SELECT count(*) FROM iot.command');
-takes_at_most_5('DROP EXTENSION', sub { $iot->psql('DROP EXTENSION iot CASCADE') });
+ends_in_time('DROP EXTENSION', sub { $iot->psql('DROP EXTENSION iot CASCADE') });
 $broker->resume;
 $iot->wait_for_log(qr/iot worker is idle: extension "iot" is not installed in this database/, $log);
 pass('workers say what they wait for');
@@ -78,16 +69,16 @@ is($iot->wait_for_command($iot->send_command('boiler-1', 'temperature', 2))->{st
 # another database of the server must not wait for our workers either
 $iot->psql('CREATE DATABASE bystander', database => 'postgres');
 wait_on_network();
-takes_at_most_5('DROP DATABASE of another database',
+ends_in_time('DROP DATABASE of another database',
 	sub { $iot->psql('DROP DATABASE bystander', database => 'postgres') });
 $log = $iot->log_size;
-takes_at_most_5('DROP DATABASE WITH (FORCE)',
+ends_in_time('DROP DATABASE WITH (FORCE)',
 	sub { $iot->psql('DROP DATABASE iot WITH (FORCE)', database => 'postgres') });
 $iot->wait_for_log(qr/iot launcher does not serve database "iot": it does not exist/, $log);
 is($iot->psql("SELECT count(*) FROM pg_stat_activity WHERE backend_type IN"
 		  . " ('iot notifier', 'iot mqtt adapter')", database => 'postgres'),
 	'0', 'and no worker is left');
 $broker->resume;
-takes_at_most_5('fast shutdown without a database', sub { $iot->node->stop('fast') });
+ends_in_time('fast shutdown without a database', sub { $iot->node->stop('fast') });
 
 done_testing();

@@ -35,19 +35,10 @@ sub load
 	return;
 }
 
-sub takes_at_most_5
-{
-	my ($what, $code) = @_;
-	my $seconds = elapsed($code);
-
-	cmp_ok($seconds, '<', 5, sprintf('I35: %s ends within five seconds (%.2f)', $what, $seconds));
-	return;
-}
-
 foreach my $mode ('smart', 'fast', 'immediate')
 {
 	load();
-	takes_at_most_5("$mode shutdown", sub { $iot->node->stop($mode) });
+	ends_in_time("$mode shutdown", sub { $iot->node->stop($mode) });
 	$iot->node->start;
 }
 
@@ -62,14 +53,14 @@ foreach my $round (1 .. 3)
 	  . ' (SELECT count(*) FROM iot.event), (SELECT count(*) FROM iot.saga_step)';
 	my ($names, $before, $after, $names_after);
 
-	takes_at_most_5('DROP EXTENSION',
+	ends_in_time('DROP EXTENSION',
 		sub { $iot->psql('DROP EXTENSION iot CASCADE') });
 	($names, $before) = ($iot->psql($tables), $iot->psql($counts));
 	my $reported = () = $sim->telemetry('published');
 	poll_until(sub { my $now = () = $sim->telemetry('published'); $now > $reported + 100 },
 		'devices go on');
 	is($iot->psql($counts), $before, "round $round: without the extension nothing moves");
-	takes_at_most_5('CREATE EXTENSION', sub { $iot->psql('CREATE EXTENSION iot') });
+	ends_in_time('CREATE EXTENSION', sub { $iot->psql('CREATE EXTENSION iot') });
 	is($iot->psql($tables), $names, 'the tables are the same');
 	my @left = split /\|/, $before;
 	my @right = split /\|/, $iot->psql($counts);
@@ -103,10 +94,10 @@ is($iot->psql(q{SELECT count(*) FROM iot.notification WHERE event = 'adapter.val
 $sim->spawn;
 $iot->psql('CREATE DATABASE bystander', database => 'postgres');
 load();
-takes_at_most_5('DROP DATABASE of another database',
+ends_in_time('DROP DATABASE of another database',
 	sub { $iot->psql('DROP DATABASE bystander', database => 'postgres') });
-takes_at_most_5('DROP DATABASE WITH (FORCE)',
+ends_in_time('DROP DATABASE WITH (FORCE)',
 	sub { $iot->psql('DROP DATABASE iot WITH (FORCE)', database => 'postgres') });
-takes_at_most_5('fast shutdown', sub { $iot->node->stop('fast') });
+ends_in_time('fast shutdown', sub { $iot->node->stop('fast') });
 
 done_testing();

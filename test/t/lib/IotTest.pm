@@ -36,7 +36,7 @@ our $source_dir = $ENV{IOT_SOURCE} || abs_path(dirname(__FILE__) . '/../../..');
 our $stage = $ENV{IOT_STAGE} or die 'IOT_STAGE must name a staged installation; see test/run';
 our $pg_config = $ENV{PG_CONFIG} || 'pg_config';
 
-our @EXPORT = qw(poll_until elapsed free_port program json);
+our @EXPORT = qw(poll_until elapsed ends_in_time free_port program json);
 
 use IotTest::Broker;
 use IotTest::Process;
@@ -71,6 +71,16 @@ sub elapsed
 
 	$code->();
 	return time() - $start;
+}
+
+# That the code ends within the five seconds that I35 promises.
+sub ends_in_time
+{
+	my ($what, $code) = @_;
+	my $seconds = elapsed($code);
+
+	cmp_ok($seconds, '<', 5, sprintf('I35: %s ends within five seconds (%.2f)', $what, $seconds));
+	return;
 }
 
 sub free_port { return PostgreSQL::Test::Cluster::get_free_port(); }
