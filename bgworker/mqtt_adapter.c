@@ -27,6 +27,7 @@
 #include "bgworker/mqtt_dynsec.h"
 #include "bgworker/mqtt_inbox.h"
 #include "bgworker/mqtt_link.h"
+#include "bgworker/mqtt_outage.h"
 #include "bgworker/mqtt_store.h"
 #include "bgworker/mqtt_take.h"
 #include "bgworker/worker.h"
@@ -333,7 +334,7 @@ store(void)
 	if (iot_store(adapter.config, &adapter.key.adapter_id, messages, count) == IOT_STORE_DONE)
 	{
 		iot_inbox_forget_messages();
-		iot_link_prove();
+		iot_outage_prove();
 		if (iot_device_state_released())
 			adapter.take_wanted = true;
 		if (count > 0)

@@ -22,30 +22,22 @@
 #if LIBMOSQUITTO_VERSION_NUMBER < 2001000
 #include <mqtt_protocol.h>		/* part of mosquitto.h since */
 #endif
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <poll.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
-#include "miscadmin.h"
 #include "storage/fd.h"
 #include "storage/latch.h"
-#include "utils/timestamp.h"
 
 #include "bgworker/mqtt_dynsec.h"
 #include "bgworker/mqtt_guard.h"
 #include "bgworker/mqtt_inbox.h"
 #include "bgworker/mqtt_link.h"
+#include "bgworker/mqtt_outage.h"
 #include "bgworker/mqtt_session.h"
+#include "bgworker/mqtt_socket.h"
 #include "bgworker/worker.h"
-#include "core/backoff.h"
 #include "iot.h"
 
 #define CONNECT_TIMEOUT_MS	10000
-#define GOODBYE_TIMEOUT_MS	1000
-#define BACKOFF_BASE_MS		200
-#define BACKOFF_CAP_MS		5000
 #define REASON_SIZE			160
 
 static struct
@@ -55,12 +47,7 @@ static struct
 	IotLinkState state;
 	bool		tcp_up;
 	bool		subscribed;		/* subscriptions are on their way */
-	int64		connect_started_at; /* of the worker's clock, like the others */
-	int64		retry_at;
-	int64		outage_since;	/* 0: none */
-	int			outage_attempts;
-	int64		giving_back_since;	/* 0: the database takes what we read */
-	IotBackoff	backoff;
+	int64		connect_started_at; /* of the worker's clock */
 
 	/* written by callbacks */
 	bool		accepted;
@@ -176,8 +163,7 @@ iot_link_init(void)
 	/* names are looked up while everything else waits: a dead resolver must not hold us long */
 	setenv("RES_OPTIONS", "timeout:1 attempts:1", 0);
 	mosquitto_lib_init();
-	iot_backoff_init(&conn.backoff, BACKOFF_BASE_MS, BACKOFF_CAP_MS,
-					 (uint64) MyProcPid << 32 ^ (uint64) GetCurrentTimestamp());
+	iot_outage_init();
 }
 
 /* Whether there is something to connect to. */
@@ -216,33 +202,11 @@ discard(void)
 	conn.lost = false;
 }
 
-/* One line at the start of an outage; how long it was is told at its end. */
 static void
 go_down(void)
 {
-	int64		now = iot_worker_clock_ms();
-	bool		was_up = conn.state == IOT_LINK_UP;
-	uint32_t	delay = iot_backoff_next(&conn.backoff);
-
-	if (conn.giving_back_since != 0)
-		 /* said when it began */ ;
-	else if (was_up)
-		ereport(LOG,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("adapter \"%s\" lost its connection to MQTT broker \"%s\": %s",
-						conn.config->name, conn.config->url, conn.reason)));
-	else if (conn.outage_attempts == 0)
-		ereport(LOG,
-				(errcode(ERRCODE_CONNECTION_FAILURE),
-				 errmsg("adapter \"%s\" could not connect to MQTT broker \"%s\": %s",
-						conn.config->name, conn.config->url, conn.reason)));
-	if (conn.outage_since == 0)
-		conn.outage_since = now;
-	if (!was_up)
-		conn.outage_attempts++;
-	iot_worker_state("disconnected", conn.reason);
+	iot_outage_begin(conn.state == IOT_LINK_UP, conn.reason);
 	discard();
-	conn.retry_at = now + delay;
 }
 
 /* Begins a connection; the rest happens in iot_link_turn(). */
@@ -301,38 +265,7 @@ iot_link_configure(const IotMqttConfig *config)
 {
 	iot_link_close();
 	conn.config = config;
-	conn.retry_at = 0;
-	conn.outage_since = 0;
-	conn.outage_attempts = 0;
-	iot_backoff_reset(&conn.backoff);
-}
-
-/*
- * Waits until the broker has closed the connection too.  A broker that is behind has our last
- * acknowledgements still before it; closing on what it sends meanwhile would reset the connection
- * and make it forget them, and all of that would be delivered again.
- */
-static void
-wait_for_end(int fd)
-{
-	int64		start = iot_worker_clock_ms();
-	char		discarded[4096];
-
-	(void) shutdown(fd, SHUT_WR);
-	for (;;)
-	{
-		struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
-		int64		left = start + GOODBYE_TIMEOUT_MS - iot_worker_clock_ms();
-		ssize_t		size;
-
-		if (left <= 0)
-			return;
-		if (poll(&poll_fd, 1, (int) left) <= 0)
-			continue;			/* a signal may end the wait early */
-		size = recv(fd, discarded, sizeof(discarded), MSG_DONTWAIT);
-		if (size == 0 || (size < 0 && errno != EAGAIN && errno != EINTR))
-			return;
-	}
+	iot_outage_configure(config);
 }
 
 /* Says goodbye where nothing is held that the broker must not take as done, and ends the link. */
@@ -348,7 +281,7 @@ iot_link_close(void)
 		(void) mosquitto_loop_write(conn.mosq, 1);
 		if (fd >= 0)
 		{
-			wait_for_end(fd);
+			iot_socket_wait_for_end(fd);
 			close(fd);
 		}
 	}
@@ -362,29 +295,10 @@ iot_link_give_back(void)
 	if (conn.state == IOT_LINK_DOWN)
 		return;
 	iot_worker_slot_count(IOT_COUNT_GIVEN_BACK, iot_inbox_message_count());
-	if (conn.giving_back_since == 0)
-	{
-		conn.giving_back_since = iot_worker_clock_ms();
-		ereport(LOG,
-				(errmsg("adapter \"%s\" gives messages back to MQTT broker \"%s\": the database did not take them",
-						conn.config->name, conn.config->url)));
-	}
+	iot_outage_give_back();
 	conn.lost = false;
 	set_lost("the database did not take a batch");
 	go_down();
-}
-
-/* Something went all the way: the next failure starts a new series. */
-void
-iot_link_prove(void)
-{
-	iot_backoff_reset(&conn.backoff);
-	if (conn.giving_back_since != 0)
-		ereport(LOG,
-				(errmsg("adapter \"%s\": the database takes messages again after %d s",
-						conn.config->name,
-						(int) (iot_worker_clock_ms() - conn.giving_back_since) / 1000)));
-	conn.giving_back_since = 0;
 }
 
 /* Errors of the library that say more in errno. */
@@ -433,48 +347,21 @@ subscribe(void)
 static void
 come_up(void)
 {
+	const IotMqttConfig *config = conn.config;
+
 	conn.state = IOT_LINK_UP;
 	iot_worker_slot_count(IOT_COUNT_CONNECTED, 1);
-	if (conn.giving_back_since != 0)
-		 /* the broker was not the trouble */ ;
-	else if (conn.outage_since != 0)
-		ereport(LOG,
-				(errmsg("adapter \"%s\" connected to MQTT broker \"%s\" after %d s and %d failed attempts",
-						conn.config->name, conn.config->url,
-						(int) (iot_worker_clock_ms() - conn.outage_since) / 1000,
-						conn.outage_attempts)));
-	else
-		ereport(LOG,
-				(errmsg("adapter \"%s\" connected to MQTT broker \"%s\"",
-						conn.config->name, conn.config->url)));
+	iot_outage_end();
 	if (conn.refused_subscriptions > 0)
 	{
 		ereport(LOG,
 				(errmsg("adapter \"%s\": the broker refused %d of %d subscriptions",
-						conn.config->name, conn.refused_subscriptions, conn.config->nfilters),
+						config->name, conn.refused_subscriptions, config->nfilters),
 				 errhint("Let the adapter's user read those topics.")));
 		iot_worker_state("connected", "the broker refused subscriptions");
 	}
 	else
-		iot_worker_state("connected", conn.config->url);
-	conn.outage_since = 0;
-	conn.outage_attempts = 0;
-}
-
-/* Whether a connection that is being made has reached the other side. */
-static void
-check_tcp(void)
-{
-	struct pollfd fd = {.fd = mosquitto_socket(conn.mosq), .events = POLLOUT};
-	int			error = 0;
-	socklen_t	size = sizeof(error);
-
-	if (conn.tcp_up || fd.fd < 0 || poll(&fd, 1, 0) <= 0)
-		return;
-	if (getsockopt(fd.fd, SOL_SOCKET, SO_ERROR, &error, &size) == 0 && error != 0)
-		set_lost("%s", strerror(error));
-	else
-		conn.tcp_up = true;
+		iot_worker_state("connected", config->url);
 }
 
 /*
@@ -484,19 +371,23 @@ check_tcp(void)
 void
 iot_link_turn(void)
 {
+	int			error = 0;
+
 	if (conn.config == NULL)
 		return;
 	if (conn.state == IOT_LINK_DOWN)
 	{
-		if (iot_worker_clock_ms() < conn.retry_at)
+		if (iot_outage_wait_ms() > 0)
 			return;
 		start_connecting();
 		if (conn.state == IOT_LINK_DOWN)
 			return;
 	}
 	Assert(iot_inbox_message_count() == 0);
-	if (conn.state == IOT_LINK_CONNECTING)
-		check_tcp();
+	if (conn.state == IOT_LINK_CONNECTING && !conn.tcp_up)
+		conn.tcp_up = iot_socket_connected(mosquitto_socket(conn.mosq), &error);
+	if (error != 0)
+		set_lost("%s", strerror(error));
 	iot_link_write();
 	if (conn.tcp_up)
 		iot_link_read();
@@ -554,30 +445,6 @@ iot_link_full(void)
 }
 
 /*
- * Has the kernel tell the broker at once that its bytes came.  A broker that gathers small writes
- * (mosquitto does, unless set_tcp_nodelay is set) holds a device's answer back until then, behind
- * its own acknowledgement of our command: 40 ms.  The kernel forgets this, so it is said each turn.
- */
-static void
-confirm_reading(void)
-{
-#ifdef TCP_QUICKACK
-	int			on = 1;
-
-	(void) setsockopt(mosquitto_socket(conn.mosq), IPPROTO_TCP, TCP_QUICKACK, &on, sizeof(on));
-#endif
-}
-
-/* Whether the socket has something to read. */
-static bool
-readable(int fd)
-{
-	struct pollfd poll_fd = {.fd = fd, .events = POLLIN};
-
-	return poll(&poll_fd, 1, 0) > 0;
-}
-
-/*
  * Reads what is there, up to a batch.  The library handles one packet a call and does not say
  * whether it did; under TLS the socket may look empty while it holds a decoded one.  So reading
  * ends when two calls in a row brought nothing and the socket is empty.  It is asked only after a call
@@ -604,7 +471,7 @@ iot_link_read(void)
 		iot_guard_end();
 		if (conn.progress != progress)
 			fruitless = 0;
-		else if (conn.lost || readable(mosquitto_socket(conn.mosq)))
+		else if (conn.lost || iot_socket_readable(mosquitto_socket(conn.mosq)))
 			fruitless = 0;
 		else
 			fruitless += conn.config->tls ? 1 : 2;
@@ -612,7 +479,7 @@ iot_link_read(void)
 			break;				/* the next step is ours */
 	}
 	if (!conn.lost)
-		confirm_reading();
+		iot_socket_confirm_reading(mosquitto_socket(conn.mosq));
 }
 
 /*
@@ -659,7 +526,7 @@ iot_link_timeout_ms(void)
 	if (conn.lost)
 		return 0;
 	if (conn.state == IOT_LINK_DOWN)
-		return Max(conn.retry_at - iot_worker_clock_ms(), 0);
+		return (long) iot_outage_wait_ms();
 	return 1000;
 }
 

@@ -31,7 +31,6 @@ extern void iot_link_write(void);
 extern void iot_link_turn(void);
 extern void iot_link_give_back(void);
 extern void iot_link_close(void);
-extern void iot_link_prove(void);
 extern void iot_link_ask(void);
 extern bool iot_link_answered(void);
 
