@@ -2,19 +2,15 @@
  * client.c
  *		Connections and their queues: from accept to close.
  *
- * The library moves bytes (and does TLS); request heads are read in http.c and frames by wslay in
- * frame.c, since its own WebSocket role has no room for a token in Sec-WebSocket-Protocol and
- * takes what RFC 6455 forbids.  A client lives in the library's per-connection memory and ends in
- * its RAW_CLOSE callback, never inside one of our functions: client_close() and client_kill() only
- * make it so.
+ * The library moves bytes (and does TLS); what they say is read in input.c.  A client lives in the
+ * library's per-connection memory and ends in its RAW_CLOSE callback, never inside one of our
+ * functions: client_close() and client_kill() only make it so.
  *
  * What a client may cost is bounded: the queue by bytes and by the age of its oldest part, the
  * kernel's buffer by SOCKET_BUFFER, everything else by MAX_MESSAGE and MAX_INBOX.
  */
-#define _GNU_SOURCE
 #include "pushd/pushd.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -139,138 +135,6 @@ client_close(Client *client, uint16_t code, const char *reason)
 	lws_callback_on_writable(client->wsi);
 }
 
-/* Takes a message while the database is asked about the user. */
-static void
-keep_message(Client *client, const char *text, size_t len)
-{
-	char	   *larger;
-
-	if (client->inbox_len + len + 1 > MAX_INBOX)
-	{
-		client_close(client, CLOSE_TOO_LARGE, "too much before ready");
-		return;
-	}
-	larger = realloc(client->inbox, client->inbox_len + len + 1);
-	if (larger == NULL)
-	{
-		client_close(client, CLOSE_INTERNAL, "out of memory");
-		return;
-	}
-	memcpy(larger + client->inbox_len, text, len);
-	client->inbox = larger;
-	client->inbox_len += (uint32_t) len + 1;
-	larger[client->inbox_len - 1] = '\0';
-}
-
-static void
-free_inbox(Client *client)
-{
-	free(client->inbox);
-	client->inbox = NULL;
-	client->inbox_len = 0;
-}
-
-static void
-take_message(Client *client, const char *text, size_t len)
-{
-	metrics.messages_received++;
-	if (memchr(text, '\0', len) != NULL)
-		protocol_error(client, NULL, "invalid", "message is not JSON");
-	else if (client->state == CLIENT_AUTHORIZING)
-		keep_message(client, text, len);
-	else
-		protocol_message(client, text, len);
-}
-
-static void
-take_control(Client *client)
-{
-	FrameReader *reader = &client->reader;
-
-	if (reader->control_opcode == FRAME_CLOSE)
-	{
-		client->peer_closed = true;
-		client_close(client, CLOSE_NORMAL, NULL);
-	}
-	else if (reader->control_opcode == FRAME_PING && !client->pong_queued)
-	{
-		/* one answer at a time: who pings faster than he reads gets fewer */
-		client->pong_queued = true;
-		queue_control(client, FRAME_PONG, reader->control, reader->control_len);
-	}
-}
-
-static void
-read_frames(Client *client, const unsigned char *data, size_t len)
-{
-	const unsigned char *end = data + len;
-
-	while (client_is_open(client))
-	{
-		switch (frame_read(&client->reader, &data, end, MAX_MESSAGE))
-		{
-			case FRAME_NEED_MORE:
-				return;
-			case FRAME_GOT_MESSAGE:
-				take_message(client, client->reader.message != NULL ? client->reader.message : "",
-							 client->reader.message_len);
-				frame_reader_free_message(&client->reader);
-				break;
-			case FRAME_GOT_CONTROL:
-				take_control(client);
-				break;
-			case FRAME_GOT_ERROR:
-				client_close(client, client->reader.error_code,
-							 client->reader.error_code == CLOSE_TOO_LARGE ? "message too large" :
-							 client->reader.error_code == 1007 ? "invalid UTF-8" :
-							 "protocol error");
-				return;
-		}
-	}
-}
-
-/* Collects a request's head; what comes after it belongs to the WebSocket, if it becomes one. */
-static void
-read_head(Client *client, const unsigned char *data, size_t len)
-{
-	size_t		take = len;
-	size_t		old_len = client->inbox_len;
-	size_t		head_len;
-	char	   *larger;
-	char	   *end;
-
-	if (take > MAX_HEAD - old_len)
-		take = MAX_HEAD - old_len;
-	larger = realloc(client->inbox, old_len + take + 1);
-	if (larger == NULL)
-	{
-		client_kill(client);
-		return;
-	}
-	memcpy(larger + old_len, data, take);
-	client->inbox = larger;
-	client->inbox_len = (uint32_t) (old_len + take);
-	larger[client->inbox_len] = '\0';
-	end = memmem(larger, client->inbox_len, "\r\n\r\n", 4);
-	if (end == NULL && client->inbox_len < MAX_HEAD)
-		return;
-	/* the last line keeps its end; no length stands for a head that is too large */
-	head_len = end != NULL ? (size_t) (end - larger) + 2 : 0;
-	if (http_read_head(client, head_len))
-		read_frames(client, data + (head_len + 2 - old_len), len - (head_len + 2 - old_len));
-}
-
-static void
-read_bytes(Client *client, const unsigned char *data, size_t len)
-{
-	client->heard_at = now_ms();
-	client->pinged_at = 0;
-	if (client->state == CLIENT_HEAD)
-		read_head(client, data, len);
-	else if (client_is_open(client))
-		read_frames(client, data, len);
-}
-
 /* The request became a WebSocket; a token may have come with it.  Takes the head's memory. */
 void
 client_upgraded(Client *client, const char *token, size_t token_len)
@@ -278,7 +142,7 @@ client_upgraded(Client *client, const char *token, size_t token_len)
 	client->deadline = now_ms() + AUTH_DEADLINE_MS;
 	if (token != NULL)
 		client_check_token(client, token, token_len);
-	free_inbox(client);
+	input_free(client);
 }
 
 /* Judges a token: closes with 4401, or has the database asked about its user. */
@@ -320,8 +184,6 @@ void
 client_authorized(Client *client)
 {
 	char		name[128];
-	char	   *inbox = client->inbox;
-	uint32_t	inbox_len = client->inbox_len;
 	User	   *user;
 
 	log_name(name, sizeof(name), client->claimed->name);
@@ -339,18 +201,7 @@ client_authorized(Client *client)
 	client->state = CLIENT_READY;
 	log_limited("client %llu is user %s", (unsigned long long) client->number, name);
 	protocol_ready(client);
-
-	/* what the client said while it waited */
-	client->inbox = NULL;
-	client->inbox_len = 0;
-	for (uint32_t at = 0; at < inbox_len && client_is_open(client);)
-	{
-		size_t		len = strlen(inbox + at);
-
-		protocol_message(client, inbox + at, len);
-		at += (uint32_t) len + 1;
-	}
-	free(inbox);
+	input_take_kept(client);
 }
 
 static int
@@ -493,7 +344,7 @@ client_end(Client *client)
 	for (int i = 0; i < n_cells && client->places != NULL; i++)
 		free(client->places[i].seen);
 	free(client->places);
-	free_inbox(client);
+	input_free(client);
 	if (client->prev != NULL)
 		client->prev->next = client->next;
 	else
@@ -516,7 +367,7 @@ client_callback(struct lws *wsi, enum lws_callback_reasons reason, void *user, v
 			client_begin(client, wsi);
 			break;
 		case LWS_CALLBACK_RAW_RX:
-			read_bytes(client, in, len);
+			input_read(client, in, len);
 			break;
 		case LWS_CALLBACK_RAW_WRITEABLE:
 			return write_some(client);

@@ -269,6 +269,11 @@ extern void clients_start_scan(void);
 extern void clients_close_all(uint16_t code, const char *reason);
 extern bool client_is_open(const Client *client);
 
+/* input.c */
+extern void input_read(Client *client, const unsigned char *data, size_t len);
+extern void input_take_kept(Client *client);
+extern void input_free(Client *client);
+
 /* user.c */
 extern User *user_first(void);
 extern User *user_get(const char *name);
