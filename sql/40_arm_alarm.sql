@@ -9,20 +9,23 @@ BEGIN
 
 	CREATE OR REPLACE TRIGGER alarm_rule_check BEFORE INSERT OR UPDATE ON iot.alarm_rule
 		FOR EACH ROW EXECUTE FUNCTION iot_internal.check_alarm_rule();
-	CREATE OR REPLACE TRIGGER alarm_rule_changed AFTER INSERT OR UPDATE OR DELETE ON iot.alarm_rule
-		FOR EACH ROW EXECUTE FUNCTION iot_internal.alarm_rule_changed();
-	CREATE OR REPLACE TRIGGER alarm_scope_changed
-		AFTER UPDATE OR DELETE OR TRUNCATE ON iot.alarm_rule
-		FOR EACH STATEMENT EXECUTE FUNCTION iot_internal.alarm_scope_changed();
+	CREATE OR REPLACE TRIGGER alarm_rule_inserted AFTER INSERT ON iot.alarm_rule
+		REFERENCING NEW TABLE AS new_rules FOR EACH STATEMENT
+		EXECUTE FUNCTION iot_internal.alarm_rule_changed();
+	CREATE OR REPLACE TRIGGER alarm_rule_changed AFTER UPDATE ON iot.alarm_rule
+		REFERENCING OLD TABLE AS old_rules NEW TABLE AS new_rules FOR EACH STATEMENT
+		EXECUTE FUNCTION iot_internal.alarm_rule_changed();
+	CREATE OR REPLACE TRIGGER alarm_rule_deleted AFTER DELETE ON iot.alarm_rule
+		REFERENCING OLD TABLE AS old_rules FOR EACH STATEMENT
+		EXECUTE FUNCTION iot_internal.alarm_rule_changed();
+	CREATE OR REPLACE TRIGGER alarm_rules_truncated AFTER TRUNCATE ON iot.alarm_rule
+		FOR EACH STATEMENT EXECUTE FUNCTION iot_internal.alarm_rules_truncated();
 	CREATE OR REPLACE TRIGGER registry_changed
 		AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON iot.alarm_rule
 		FOR EACH STATEMENT EXECUTE FUNCTION iot_internal.registry_changed();
-	CREATE OR REPLACE TRIGGER alarm_scope_changed
-		AFTER UPDATE OF device_type_id, device_group_id, enabled ON iot.device
-		FOR EACH STATEMENT EXECUTE FUNCTION iot_internal.alarm_scope_changed();
-	CREATE OR REPLACE TRIGGER alarm_device_changed
-		AFTER UPDATE OF device_type_id, device_group_id, enabled ON iot.device
-		FOR EACH ROW EXECUTE FUNCTION iot_internal.alarm_device_changed();
+	CREATE OR REPLACE TRIGGER alarm_device_changed AFTER UPDATE ON iot.device
+		REFERENCING OLD TABLE AS old_devices NEW TABLE AS new_devices FOR EACH STATEMENT
+		EXECUTE FUNCTION iot_internal.alarm_device_changed();
 	CREATE OR REPLACE TRIGGER alarm_sensor_inserted AFTER INSERT ON iot.sensor
 		REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT
 		EXECUTE FUNCTION iot_internal.alarm_sensor_inserted();

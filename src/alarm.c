@@ -8,6 +8,25 @@
  * device's lock (see alarm_device.c), so that no two judge the same at once; the unique index over
  * open alarms is there for whoever does not keep to that.
  *
+ * Rows are locked in one order, so that nobody waits for who waits for him:
+ *	1. what a person changes: a row of iot.alarm_rule or iot.device;
+ *	2. the locks of devices, by device_id;
+ *	3. iot.sensor_value, by (device_id, parameter_id);
+ *	4. iot.alarm, by (device_id, alarm_id), all that are there before the first is written;
+ *	5. iot.alarm_rule_state, by (device_id, alarm_rule_id);
+ *	6. iot.alarm_rule_error, by alarm_rule_id.
+ * Measurements take 2 to 6.  So does the sweep, which passes over what is locked of 2 and 3; rules
+ * that it disables have a transaction of their own.  A rule that is changed, disabled or deleted
+ * takes 1, 4, 5, 6, and a device that is changed 1, 4, 5; likewise whoever closes what no rule is
+ * about (4, 5) or closes by hand (4, 5).  Acknowledging, assigning, commenting take 4, and so does
+ * maintenance, of alarms that are closed.  The lock of a device that stands for a sensor which has
+ * no row yet comes after 3: who has waited for it has none of 4 yet, and who holds it wants none of
+ * 3 any more, unless the device has conditions, where everybody takes it at 2.
+ *
+ * What does not keep to it: a transaction of several such statements, and a device that is deleted,
+ * since its row comes first there, while an alarm that opens on it checks its key at 4.  The server
+ * ends one of the two; the adapter and the notifier then try again.
+ *
  * Memory is the caller's context, in proportion to the sensors that have rules and to the steps
  * that are taken; of devices with conditions also to the measurements of the statement.
  */

@@ -155,14 +155,31 @@ read_due(int max, int *count)
 	return due;
 }
 
-static void
-forget_state(const DueState *due)
+static int
+compare_states(const void *a, const void *b)
 {
-	Datum		args[2];
+	const DueState *left = a;
+	const DueState *right = b;
+	int			order = memcmp(&left->device_id, &right->device_id, UUID_LEN);
 
-	args[0] = UUIDPGetDatum(&due->device_id);
-	args[1] = UUIDPGetDatum(&due->alarm_rule_id);
-	(void) iot_plan_execute(&forget, args, NULL);
+	if (order == 0)
+		order = memcmp(&left->alarm_rule_id, &right->alarm_rule_id, UUID_LEN);
+	return order;
+}
+
+/* Deletes states that mean nothing any more; brings them into the order of their locks. */
+static void
+forget_states(DueState *due, int count)
+{
+	qsort(due, count, sizeof(DueState), compare_states);
+	for (int i = 0; i < count; i++)
+	{
+		Datum		args[2];
+
+		args[0] = UUIDPGetDatum(&due[i].device_id);
+		args[1] = UUIDPGetDatum(&due[i].alarm_rule_id);
+		(void) iot_plan_execute(&forget, args, NULL);
+	}
 }
 
 /* The run of a due state; NULL where its device is no longer one of the rule's. */
@@ -325,9 +342,12 @@ watch_due(IotAlarmBatch *batch, DueState *due, int count)
 	}
 }
 
+/* Judges the states that are due; those that mean nothing any more are forgotten. */
 static void
 sweep(IotAlarmBatch *batch, DueState *due, int count)
 {
+	int			forgotten = 0;
+
 	watch_due(batch, due, count);
 	iot_alarm_load(batch);
 	for (int i = 0; i < count; i++)
@@ -341,31 +361,37 @@ sweep(IotAlarmBatch *batch, DueState *due, int count)
 				iot_alarm_look(batch, run);
 		}
 		else if (!due[i].ruled || due[i].watch != NULL)
-			forget_state(&due[i]);
+			due[forgotten++] = due[i];
 	}
+	iot_alarm_end(batch);
+	forget_states(due, forgotten);
 }
 
 static void
 disable_body(void *arg)
 {
-	(void) iot_plan_execute(&disable_broken, NULL, NULL);
+	*(bool *) arg = iot_plan_execute(&disable_broken, NULL, NULL) > 0;
 }
 
-/* A rule that cannot be disabled costs the others nothing. */
-static void
+/* Whether some were.  A rule that cannot be disabled costs the others nothing. */
+static bool
 disable_broken_rules(void)
 {
-	ErrorData  *error = iot_alarm_try(disable_body, NULL);
+	bool		disabled = false;
+	ErrorData  *error = iot_alarm_try(disable_body, &disabled);
 
-	if (error != NULL)
-		ereport(WARNING,
-				(errmsg("could not disable broken alarm rules: %s", error->message)));
+	if (error == NULL)
+		return disabled;
+	ereport(WARNING,
+			(errmsg("could not disable broken alarm rules: %s", error->message)));
+	return false;
 }
 
 /*
  * iot_internal.alarm_sweep(max_states integer) returns integer; STRICT.  Judges what has fallen
- * due by the server's clock, and returns how many states were due.  Disables rules that failed
- * too often.
+ * due by the server's clock, and returns how many states were due.  Where rules failed too often
+ * it disables them instead, since that locks alarms, and what was judged locks what comes after
+ * those; then it returns max_states, for there may be more to do.
  */
 Datum
 iot_alarm_sweep_sql(PG_FUNCTION_ARGS)
@@ -376,22 +402,20 @@ iot_alarm_sweep_sql(PG_FUNCTION_ARGS)
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to the server programming interface");
+	if (disable_broken_rules())
+	{
+		SPI_finish();
+		PG_RETURN_DATUM(PG_GETARG_DATUM(0));
+	}
 	due = read_due(PG_GETARG_INT32(0), &count);
 	if (count > 0)
 	{
 		batch = iot_alarm_begin();
 		if (batch != NULL)
-		{
 			sweep(batch, due, count);
-			iot_alarm_end(batch);
-		}
 		else
-		{
-			for (int i = 0; i < count; i++)
-				forget_state(&due[i]);
-		}
+			forget_states(due, count);
 	}
-	disable_broken_rules();
 	SPI_finish();
 	PG_RETURN_INT32(count);
 }

@@ -62,6 +62,12 @@ static IotPlan close_alarm = {
 	4, {UUIDOID, UUIDOID, TIMESTAMPTZOID, TEXTOID}
 };
 
+static IotPlan lock_alarms = {
+	"SELECT FROM iot.alarm a WHERE a.device_id = ANY ($1) AND a.alarm_id = ANY ($2)"
+	" ORDER BY a.device_id, a.alarm_id FOR NO KEY UPDATE",
+	2, {UUIDARRAYOID, UUIDARRAYOID}
+};
+
 static const char *
 lookup_word(void *arg, const char *name, size_t name_len, size_t *len)
 {
@@ -311,12 +317,40 @@ write_run(IotAlarmBatch *batch, IotAlarmRun *run)
 	iot_alarm_failed(batch, run, error);
 }
 
+/* Locks those alarms that are there, where they are several: steps come in another order than locks. */
+static void
+lock_steps(const IotAlarmBatch *batch)
+{
+	Datum	   *device_ids = palloc_extended(sizeof(Datum) * batch->step_count, MCXT_ALLOC_HUGE);
+	Datum	   *alarm_ids = palloc_extended(sizeof(Datum) * batch->step_count, MCXT_ALLOC_HUGE);
+	Datum		args[2];
+	int			count = 0;
+
+	for (int i = 0; i < batch->step_count; i++)
+	{
+		IotAlarmStep *step = &batch->steps[i];
+
+		if (step->step == IOT_RULE_OPENS)
+			continue;
+		device_ids[count] = UUIDPGetDatum(&step->run->device_id);
+		alarm_ids[count++] = UUIDPGetDatum(&step->alarm_id);
+	}
+	if (count < 2)
+		return;
+	args[0] = iot_alarm_uuid_array(device_ids, count);
+	args[1] = iot_alarm_uuid_array(alarm_ids, count);
+	(void) iot_plan_execute(&lock_alarms, args, NULL);
+}
+
 /* Writes what the batch's rules have decided.  Raises only what would end the transaction anyway. */
 void
 iot_alarm_write(IotAlarmBatch *batch)
 {
 	Writing		writing = {batch, NULL};
-	bool		written = iot_alarm_try(write_body, &writing) == NULL;
+	bool		written;
+
+	lock_steps(batch);
+	written = iot_alarm_try(write_body, &writing) == NULL;
 
 	for (int i = 0; i < batch->step_count; i++)
 	{
