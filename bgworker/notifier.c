@@ -289,7 +289,7 @@ static void
 send_hint(Notifier *notifier)
 {
 	if (notifier->hint &&
-		iot_try_xact("hint at notifications", 0, hint_body, NULL, NULL) == IOT_XACT_DONE)
+		iot_try_xact("hint at notifications", IOT_XACT_NO_TABLES, hint_body, NULL, NULL) == IOT_XACT_DONE)
 		notifier->hint = false;
 }
 

@@ -325,7 +325,8 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 		StartTransactionCommand();
 		if (!(flags & IOT_XACT_LONG))
 			enable_timeout_after(STATEMENT_TIMEOUT, XACT_TIMEOUT_MS);
-		closed = gate_closed(flags);
+		if (!(flags & IOT_XACT_NO_TABLES))
+			closed = gate_closed(flags);
 		if (closed == NULL)
 			body(arg);
 		if (ActiveSnapshotSet())
@@ -366,7 +367,7 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 		reconsider_plans(began);
 	/* a transaction that is let in while paused says nothing about the others */
 	if (outcome == IOT_XACT_IDLE ||
-		(outcome == IOT_XACT_DONE && !(flags & IOT_XACT_WHILE_PAUSED)))
+		(outcome == IOT_XACT_DONE && !(flags & (IOT_XACT_WHILE_PAUSED | IOT_XACT_NO_TABLES))))
 		note_idle(closed);
 	(void) pgstat_report_stat(false);
 	pgstat_report_activity(STATE_IDLE, NULL);

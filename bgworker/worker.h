@@ -28,6 +28,7 @@ typedef void (*IotXactBody) (void *arg);
 /* What a transaction may do that others may not. */
 #define IOT_XACT_WHILE_PAUSED	0x01	/* run though this copy is paused until iot.resume() */
 #define IOT_XACT_LONG			0x02	/* no limit of time */
+#define IOT_XACT_NO_TABLES		0x04	/* touches none, so that nothing can keep it out */
 
 extern IotXactOutcome iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg,
 								   IotXactError *error);

@@ -7,10 +7,13 @@ CREATE OR REPLACE FUNCTION iot_internal.timeline() RETURNS integer
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_timeline_sql';
 
 -- Version of the tables that these functions know; iot.schema_version holds that of the data.  Not
--- immutable: an update replaces it under plans that workers and sessions keep.
+-- immutable: an update replaces it under plans that workers and sessions keep.  Asked by every
+-- transaction of a worker: in SQL it would be planned anew each time.
 CREATE OR REPLACE FUNCTION iot_internal.schema_version() RETURNS integer
-LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-	SELECT 1
+LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN 1;
+END
 $function$;
 
 -- What the tables say of this server, without writing anything:
@@ -23,40 +26,8 @@ $function$;
 --   standby   nothing can be written
 --   absent    there are no tables, or not all of their rows and grants yet: iot.install()
 CREATE OR REPLACE FUNCTION iot_internal.epoch_state() RETURNS text
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-DECLARE
-	known record;
-	version integer;
-BEGIN
-	-- A restore brings grants last: before that, rows may still be missing, and a cursor that
-	-- comes after our correction would point into another server's future.
-	IF to_regclass('iot.epoch') IS NULL OR to_regclass('iot.schema_version') IS NULL
-		OR NOT has_table_privilege('iot_worker', 'iot.epoch', 'SELECT')
-		OR NOT has_table_privilege('iot_owner', 'iot.epoch', 'UPDATE') THEN
-		RETURN 'absent';
-	END IF;
-	SELECT e.system_identifier, e.database_oid, e.timeline, e.paused INTO known FROM iot.epoch e;
-	version := (SELECT v.version FROM iot.schema_version v);
-	IF known IS NULL OR version IS NULL THEN
-		RETURN 'absent';
-	END IF;
-	IF version <> iot_internal.schema_version() THEN
-		RETURN CASE WHEN version < iot_internal.schema_version() THEN 'outdated' ELSE 'newer' END;
-	END IF;
-	IF pg_is_in_recovery() THEN
-		RETURN 'standby';
-	END IF;
-	IF known.system_identifier <> iot_internal.system_identifier()
-		OR known.database_oid <> (SELECT d.oid FROM pg_database d
-			WHERE d.datname = current_database()) THEN
-		RETURN 'foreign';
-	END IF;
-	IF known.timeline <> iot_internal.timeline() THEN
-		RETURN 'promoted';
-	END IF;
-	RETURN CASE WHEN known.paused THEN 'paused' ELSE 'ok' END;
-END
-$function$;
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+AS 'MODULE_PATHNAME', 'iot_epoch_state';
 
 -- The state as above, after the tables have been told of a new server or timeline.  Whoever is about
 -- to speak to the world asks this first, and is silent unless the answer is "ok".

@@ -163,6 +163,9 @@ BEGIN
 	IF p_device_id IS NULL THEN
 		RETURN QUERY SELECT c.username FROM unnest(candidates) AS c(username)
 			WHERE iot_internal.is_admin_user(c.username);
+	ELSIF p_audience = 'viewers' THEN
+		-- chosen above by the very rule that would be asked
+		RETURN QUERY SELECT c.username FROM unnest(candidates) AS c(username);
 	ELSE
 		RETURN QUERY SELECT candidates[v.ordinal]
 			FROM iot_internal.push_viewers(ARRAY[p_device_id], candidates) AS v;
@@ -223,8 +226,7 @@ BEGIN
 
 	admins := iot_internal.admin_usernames();
 	holders := iot_internal.holders();
-	varying_rules := ARRAY(SELECT r.notification_rule_id FROM iot.notification_rule r
-		WHERE r.enabled AND iot_internal.kept_texts(r.notification_rule_id, r.title, r.body) IS NOT NULL);
+	varying_rules := iot_internal.varying_rules();
 
 	WITH read AS MATERIALIZED (
 		SELECT DISTINCT ON (u.event_id) u.id, u.event_id, u.type, u.device_id, u.created_at,

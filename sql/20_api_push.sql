@@ -117,9 +117,11 @@ CREATE OR REPLACE FUNCTION iot_internal.push_state(
 	OUT epoch text, OUT paused boolean, OUT head bigint, OUT floor bigint)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
-	SELECT e.epoch::text, e.notification_floor INTO STRICT epoch, floor FROM iot.epoch e;
-	paused := iot_internal.epoch_state() <> 'ok';
-	head := greatest(floor, (SELECT n.seq FROM iot.notification n ORDER BY n.seq DESC LIMIT 1), 0);
+	SELECT e.epoch::text, iot_internal.epoch_state() <> 'ok', e.notification_floor,
+			greatest(e.notification_floor,
+				(SELECT n.seq FROM iot.notification n ORDER BY n.seq DESC LIMIT 1), 0)
+		INTO STRICT epoch, paused, floor, head
+		FROM iot.epoch e;
 END
 $function$;
 
@@ -197,8 +199,12 @@ BEGIN
 						LEFT JOIN iot.app_user u ON u.username = usernames[r.ordinal]
 					WHERE n.texts IS NOT NULL
 					GROUP BY u.language, u.time_zone) AS w
-			LEFT JOIN LATERAL iot_internal.localized(n.seq, w.language, w.time_zone) AS l
-				ON coalesce(w.language, w.time_zone) IS NOT NULL
+			-- called only where it has something to say
+			LEFT JOIN LATERAL (
+				SELECT t.title, t.body
+					FROM iot_internal.localized(n.seq, w.language, w.time_zone) AS t
+					WHERE coalesce(w.language, w.time_zone) IS NOT NULL
+					OFFSET 0) AS l ON true
 			LEFT JOIN iot.device d ON d.device_id = n.device_id
 			LEFT JOIN iot.device_group g ON g.device_group_id = d.device_group_id;
 END

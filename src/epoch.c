@@ -1,6 +1,7 @@
 /*
  * epoch.c
- *		Which server this is: the facts by which a copy of the data knows that it is one.
+ *		Which server this is, and whether the tables are at home here: the facts by which a copy of the
+ *		data knows that it is one.
  *
  * The control file would tell them too, but a timeline only reaches it with the first checkpoint
  * after a promotion, and reading a file at every turn of a worker is waste.
@@ -8,13 +9,27 @@
 #include "postgres.h"
 
 #include "access/xlog.h"
+#include "catalog/namespace.h"
+#include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
 
 #include "iot.h"
+#include "plan.h"
 
 PG_FUNCTION_INFO_V1(iot_system_identifier_sql);
 PG_FUNCTION_INFO_V1(iot_timeline_sql);
 PG_FUNCTION_INFO_V1(iot_preloaded_sql);
+PG_FUNCTION_INFO_V1(iot_epoch_state);
+
+static IotPlan load_epoch = {
+	"SELECT v.version, iot_internal.schema_version(), e.system_identifier, e.database_oid, e.timeline,"
+	" e.paused FROM iot.schema_version v CROSS JOIN iot.epoch e",
+	0, {0}
+};
 
 /* iot_internal.system_identifier() returns bigint; STABLE PARALLEL SAFE. */
 Datum
@@ -37,4 +52,60 @@ Datum
 iot_preloaded_sql(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(iot_preloaded);
+}
+
+/*
+ * Whether all of the tables are there.  A restore brings grants last: before that, rows may still be
+ * missing, and a cursor that comes after our correction would point into another server's future.
+ */
+static bool
+tables_complete(void)
+{
+	Oid			schema = get_namespace_oid("iot", true);
+	Oid			worker = get_role_oid("iot_worker", true);
+	Oid			owner = get_role_oid("iot_owner", true);
+	Oid			epoch = OidIsValid(schema) ? get_relname_relid("epoch", schema) : InvalidOid;
+
+	return OidIsValid(epoch) && OidIsValid(worker) && OidIsValid(owner) &&
+		OidIsValid(get_relname_relid("schema_version", schema)) &&
+		pg_class_aclcheck(epoch, worker, ACL_SELECT) == ACLCHECK_OK &&
+		pg_class_aclcheck(epoch, owner, ACL_UPDATE) == ACLCHECK_OK;
+}
+
+/* The row of load_epoch, in its order. */
+static const char *
+state_of(HeapTuple row, TupleDesc desc)
+{
+	bool		isnull;
+	int			version = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
+	int			functions = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
+
+	if (version != functions)
+		return version < functions ? "outdated" : "newer";
+	if (RecoveryInProgress())
+		return "standby";
+	if ((uint64) DatumGetInt64(SPI_getbinval(row, desc, 3, &isnull)) != GetSystemIdentifier() ||
+		DatumGetObjectId(SPI_getbinval(row, desc, 4, &isnull)) != MyDatabaseId)
+		return "foreign";
+	if (DatumGetInt32(SPI_getbinval(row, desc, 5, &isnull)) != (int32) GetWALInsertionTimeLine())
+		return "promoted";
+	return DatumGetBool(SPI_getbinval(row, desc, 6, &isnull)) ? "paused" : "ok";
+}
+
+/*
+ * iot_internal.epoch_state() returns text; VOLATILE, SECURITY DEFINER.  Asked for every page that a
+ * push daemon reads and by every transaction of an adapter.
+ */
+Datum
+iot_epoch_state(PG_FUNCTION_ARGS)
+{
+	const char *state = "absent";
+
+	if (!tables_complete())
+		PG_RETURN_TEXT_P(cstring_to_text(state));
+	SPI_connect();
+	if (iot_plan_execute(&load_epoch, NULL, NULL) == 1)
+		state = state_of(SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
+	SPI_finish();
+	PG_RETURN_TEXT_P(cstring_to_text(state));
 }

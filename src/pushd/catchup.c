@@ -201,8 +201,7 @@ catchup_send(Cell *cell)
 	}
 	snprintf(after, sizeof(after), "%lld", (long long) page_start(place));
 	values[2] = PAGE_ROWS;
-	return pg_send(cell->pg, "SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
-				   since_page_done, cell);
+	return pg_send_prepared(cell->pg, "push_since", 3, values, since_page_done, cell);
 }
 
 /* Judges positions that clients came with; true where one had to begin again. */

@@ -39,7 +39,8 @@ typedef enum Turn
  * never lost, so that a flush for each record would buy nothing.
  *
  * The session has a handful of statements, short ones, asked over and over: planning or compiling
- * them takes longer than they do.  So each is planned once, for tables of any size.
+ * them takes longer than they do.  So each is planned once, for tables of any size; those that
+ * somebody waits for with each event are prepared under the names of their functions.
  */
 static const char setup_sql[] =
 "SET search_path = pg_catalog, pg_temp;"
@@ -49,6 +50,8 @@ static const char setup_sql[] =
 "SET jit = off;"
 "SET plan_cache_mode = force_generic_plan;"
 "SET enable_seqscan = off;"
+"PREPARE push_since(text[], bigint, integer) AS SELECT * FROM iot_internal.push_since($1, $2, $3);"
+"PREPARE push_delivered(bigint[], text[]) AS SELECT iot_internal.push_delivered($1, $2);"
 "LISTEN iot_push";
 
 Cell		cells[MAX_CELLS];

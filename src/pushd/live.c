@@ -181,8 +181,7 @@ live_send(Cell *cell)
 		return false;
 	}
 	asked[cell->index].moves = true;
-	return pg_send(cell->pg, "SELECT * FROM iot_internal.push_since($1, $2, $3)", 3, values,
-				   live_done, cell);
+	return pg_send_prepared(cell->pg, "push_since", 3, values, live_done, cell);
 }
 
 /*

@@ -423,6 +423,24 @@ pg_healthy(Pg *pg)
 	pg->last_error[0] = '\0';
 }
 
+/* A statement was handed to libpq, or could not be; see below. */
+static bool
+sent(Pg *pg, int good, PgDone done, void *arg)
+{
+	pg->busy = true;
+	pg->done = done;
+	pg->arg = arg;
+	pg->sqlstate[0] = '\0';
+	if (!good)
+	{
+		pg_fail(pg, PQerrorMessage(pg->conn));
+		return false;
+	}
+	lws_sul_schedule(context, 0, &pg->timer, attempt_expired, ANSWER_TIMEOUT_US);
+	flush(pg);
+	return true;
+}
+
 /*
  * Sends a statement; only while pg_idle().  done is called once: later, or at once and without rows
  * where the connection turns out to be gone, and then false is returned.  So whoever remembers for
@@ -431,18 +449,16 @@ pg_healthy(Pg *pg)
 bool
 pg_send(Pg *pg, const char *sql, int n_params, const char *const *values, PgDone done, void *arg)
 {
-	pg->busy = true;
-	pg->done = done;
-	pg->arg = arg;
-	pg->sqlstate[0] = '\0';
-	if (!PQsendQueryParams(pg->conn, sql, n_params, NULL, values, NULL, NULL, 0))
-	{
-		pg_fail(pg, PQerrorMessage(pg->conn));
-		return false;
-	}
-	lws_sul_schedule(context, 0, &pg->timer, attempt_expired, ANSWER_TIMEOUT_US);
-	flush(pg);
-	return true;
+	return sent(pg, PQsendQueryParams(pg->conn, sql, n_params, NULL, values, NULL, NULL, 0), done,
+				arg);
+}
+
+/* The same for a statement that the session's setup has prepared, which is not planned again. */
+bool
+pg_send_prepared(Pg *pg, const char *name, int n_params, const char *const *values, PgDone done,
+				 void *arg)
+{
+	return sent(pg, PQsendQueryPrepared(pg->conn, name, n_params, values, NULL, NULL, 0), done, arg);
 }
 
 static void

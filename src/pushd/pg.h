@@ -44,6 +44,8 @@ extern bool pg_connected(const Pg *pg);
 extern bool pg_idle(const Pg *pg);
 extern bool pg_send(Pg *pg, const char *sql, int n_params, const char *const *values,
 					PgDone done, void *arg);
+extern bool pg_send_prepared(Pg *pg, const char *name, int n_params, const char *const *values,
+							 PgDone done, void *arg);
 extern const char *pg_sqlstate(const Pg *pg);
 extern void pg_fail(Pg *pg, const char *why);
 extern void pg_healthy(Pg *pg);

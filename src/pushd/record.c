@@ -76,8 +76,7 @@ record_send(Cell *cell)
 	values[1] = pg_array_end(&names);
 	if (values[0] == NULL || values[1] == NULL)
 		return false;
-	return pg_send(cell->pg, "SELECT iot_internal.push_delivered($1, $2)", 2, values, record_done,
-				   cell);
+	return pg_send_prepared(cell->pg, "push_delivered", 2, values, record_done, cell);
 }
 
 static void
