@@ -15,8 +15,10 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -268,26 +270,31 @@ apply_status(StateRow *row, const IotDeviceReport *report)
 
 /*
  * What the device says is merged into what it said before, key by key; what is replayed goes below
- * what is newer.
+ * what is newer.  Nothing of what merging takes is left: a thousand reports merge a thousand times all
+ * that the device has.
  */
 static void
-apply_attributes(StateRow *row, IotDeviceReport *report)
+apply_attributes(StateRow *row, IotDeviceReport *report, MemoryContext work)
 {
 	bool		older = report->replayed && row->attributes_at >= report->at;
 	Jsonb	   *below = older ? report->attributes : row->attributes;
 	Jsonb	   *above = older ? row->attributes : report->attributes;
-	Jsonb	   *merged = DatumGetJsonbP(DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(below),
-															JsonbPGetDatum(above)));
+	MemoryContext context = MemoryContextSwitchTo(work);
+	Datum		merged = DirectFunctionCall2(jsonb_concat, JsonbPGetDatum(below),
+											 JsonbPGetDatum(above));
 
-	if (VARSIZE(merged) > IOT_ATTRIBUTES_MAX_BYTES)
-	{
+	MemoryContextSwitchTo(context);
+	if (VARSIZE(DatumGetPointer(merged)) > IOT_ATTRIBUTES_MAX_BYTES)
 		report->refused = true;
-		return;
+	else
+	{
+		pfree(row->attributes);
+		row->attributes = DatumGetJsonbPCopy(merged);
+		row->attributes_changed = true;
+		if (!older)
+			row->attributes_at = report->at;
 	}
-	row->attributes = merged;
-	row->attributes_changed = true;
-	if (!older)
-		row->attributes_at = report->at;
+	MemoryContextReset(work);
 }
 
 static void
@@ -356,6 +363,8 @@ static void
 change_rows(StateRow *rows, int count, IotDeviceReport *reports, int nreports)
 {
 	Datum	   *ids = palloc(sizeof(Datum) * count);
+	MemoryContext work = AllocSetContextCreate(CurrentMemoryContext, "iot attributes",
+											   ALLOCSET_DEFAULT_SIZES);
 	Datum		arg;
 
 	for (int i = 0; i < count; i++)
@@ -376,13 +385,15 @@ change_rows(StateRow *rows, int count, IotDeviceReport *reports, int nreports)
 	{
 		StateRow   *row = find_row(rows, count, reports[i].device);
 
+		CHECK_FOR_INTERRUPTS();
 		if (row == NULL || row->attributes == NULL)
 			continue;
 		if (reports[i].attributes == NULL)
 			apply_status(row, &reports[i]);
 		else
-			apply_attributes(row, &reports[i]);
+			apply_attributes(row, &reports[i], work);
 	}
+	MemoryContextDelete(work);
 	write_rows(rows, count, arg);
 }
 

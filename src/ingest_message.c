@@ -15,6 +15,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/jsonb.h"
+#include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
@@ -270,7 +271,8 @@ add_report(IotBatch *batch, int index, IotDevice *device)
 }
 
 /*
- * The payload as jsonb, or NULL with the reason in *error.  The server has limits of its own (on
+ * The payload as jsonb, or NULL with the reason in *error.  What reading it takes, many times its size, is
+ * given back at once.  The server has limits of its own (on
  * numbers, and on characters that its encoding lacks) and says so by raising; a subtransaction
  * keeps that from costing the batch.
  */
@@ -279,16 +281,19 @@ make_jsonb(const IotIngestMessage *message, const char **error)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	char	   *text = pnstrdup(message->payload, message->payload_len);
+	MemoryContext work = AllocSetContextCreate(context, "iot attributes", ALLOCSET_DEFAULT_SIZES);
 	Jsonb	   *volatile result = NULL;
 
 	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
+	MemoryContextSwitchTo(work);
 	PG_TRY();
 	{
+		char	   *text = pnstrdup(message->payload, message->payload_len);
 		char	   *converted = pg_any_to_server(text, message->payload_len, PG_UTF8);
+		Datum		read = DirectFunctionCall1(jsonb_in, CStringGetDatum(converted));
 
-		result = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(converted)));
+		MemoryContextSwitchTo(context);
+		result = DatumGetJsonbPCopy(read);
 		ReleaseCurrentSubTransaction();
 		MemoryContextSwitchTo(context);
 		CurrentResourceOwner = owner;
@@ -308,6 +313,7 @@ make_jsonb(const IotIngestMessage *message, const char **error)
 		*error = edata->message;
 	}
 	PG_END_TRY();
+	MemoryContextDelete(work);
 	return result;
 }
 
