@@ -236,9 +236,10 @@ CREATE OR REPLACE FUNCTION iot_internal.holders() RETURNS text[]
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	RETURN ARRAY(
-		SELECT u.username FROM iot.app_user u JOIN iot.quiet_hours q ON q.app_user_id = u.app_user_id
-		UNION
 		SELECT u.username FROM iot.app_user u
-			JOIN iot.notification_mute m ON m.app_user_id = u.app_user_id);
+			WHERE u.app_user_id = ANY (ARRAY(
+				SELECT q.app_user_id FROM iot.quiet_hours q
+				UNION ALL
+				SELECT m.app_user_id FROM iot.notification_mute m)));
 END
 $function$;

@@ -42,17 +42,6 @@ BEGIN
 END
 $function$;
 
--- The enabled rules with such templates, all by one statement.
-CREATE OR REPLACE FUNCTION iot_internal.varying_rules() RETURNS uuid[]
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-	RETURN ARRAY(SELECT r.notification_rule_id FROM iot.notification_rule r
-		WHERE r.enabled AND (r.title || r.body ~ '\{([a-z]+_)?at\}'
-			OR r.notification_rule_id IN (
-				SELECT t.notification_rule_id FROM iot.notification_text t)));
-END
-$function$;
-
 -- A time as people read it, in their time zone: 2026-11-25 16:10:00 +01:00.  What is no time stays.
 CREATE OR REPLACE FUNCTION iot_internal.local_time(at text, time_zone text) RETURNS text
 LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp AS $function$
