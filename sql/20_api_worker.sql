@@ -78,9 +78,11 @@ AS $function$
 				pg_catalog.unnest(dt.telemetry_topic || dt.more_telemetry_topics) AS x (topic)
 			WHERE dt.ack_mode <> 'echo'),
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
-			FROM iot.device_type dt CROSS JOIN LATERAL
-				pg_catalog.unnest(CASE dt.ack_mode WHEN 'echo' THEN dt.telemetry_topic || dt.more_telemetry_topics END
-					|| dt.ack_topic) AS x (topic)),
+			FROM (SELECT CASE dt.ack_mode WHEN 'echo' THEN dt.telemetry_topic || dt.more_telemetry_topics END
+					|| dt.ack_topic AS topics FROM iot.device_type dt
+				UNION ALL SELECT ARRAY[m.telemetry_topic] FROM iot.device_type_mapping m
+					WHERE m.telemetry_topic IS NOT NULL) AS u
+				CROSS JOIN LATERAL pg_catalog.unnest(u.topics) AS x (topic)),
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
 			FROM iot.device_type dt CROSS JOIN LATERAL
 				(VALUES (dt.attributes_topic), (dt.status_topic)) AS x (topic)),

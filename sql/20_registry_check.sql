@@ -230,8 +230,14 @@ BEGIN
 			AS t (key, template)
 		WINDOW same AS (PARTITION BY t.template, t.key = 'ignored_topics') LOOP
 		error := iot_internal.topic_template_error(topic.template, topic.key,
-			CASE WHEN topic.key = 'command_topic' THEN coalesce(NEW.command_template LIKE '%{device}%', false)
+			NEW.only_device IS NOT NULL OR CASE topic.key
+				WHEN 'command_topic' THEN coalesce(NEW.command_template LIKE '%{device}%', false)
+				WHEN 'status_topic' THEN false WHEN 'ack_topic' THEN false
 				ELSE NEW.device_path IS NOT NULL END);
+		IF error IS NULL AND NEW.only_device IS NOT NULL AND topic.key <> 'ignored_topics'
+			AND strpos(topic.template, '{device') = 0 THEN
+			error := iot_internal.own_topic_error(topic.template);
+		END IF;
 		IF error IS NOT NULL THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('invalid %s of %s: %s', topic.key, what, error),
@@ -252,6 +258,23 @@ BEGIN
 			MESSAGE = format('more_telemetry_topics or ignored_topics of %s are more than 16', what),
 			HINT = 'Each costs a look at every message; "+" and {parameter} cover many topics.';
 	END IF;
+	IF NEW.only_device !~ '^[^+#[:cntrl:]]+$' OR octet_length(NEW.only_device) > 128 THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid only_device of %s: "%s"', what, left(NEW.only_device, 150)),
+			HINT = 'It is the name or the external_id of the device; NULL where topics or messages say who speaks.';
+	END IF;
+	IF NEW.only_device IS NOT NULL AND NEW.device_path IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('%s has both device_path and only_device', what),
+			HINT = 'Either messages name their devices, or there is only one.';
+	END IF;
+	IF NEW.only_device IS NULL AND EXISTS (SELECT FROM iot.device_type_mapping m
+			WHERE m.device_type_id = NEW.device_type_id
+				AND (m.telemetry_topic IS NOT NULL OR m.command_topic IS NOT NULL)) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('parameters of %s have topics of their own, and only_device is missing', what),
+			HINT = 'Such topics do not say whose they are.';
+	END IF;
 	PERFORM iot_internal.check_path('status_path', what, NEW.status_path);
 	PERFORM iot_internal.check_path('device_path', what, NEW.device_path);
 	PERFORM iot_internal.check_path('time_path', what, NEW.time_path);
@@ -268,6 +291,13 @@ BEGIN
 	END IF;
 	RETURN NEW;
 END
+$function$;
+
+-- Why this cannot be a topic of one device that it does not name; NULL where it can.
+CREATE OR REPLACE FUNCTION iot_internal.own_topic_error(topic text) RETURNS text
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT CASE WHEN topic ~ '[{}+#]' THEN 'topic without {device} has a placeholder or a wildcard'
+		ELSE iot_internal.topic_template_error(topic, 'status_topic', true) END
 $function$;
 
 CREATE OR REPLACE FUNCTION iot_internal.check_path(key text, what text, path text) RETURNS void
@@ -304,10 +334,24 @@ CREATE OR REPLACE FUNCTION iot_internal.check_device_type_mapping() RETURNS trig
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
 	what text;
+	only_device text;
+	key text;
+	topic text;
+	error text;
 BEGIN
-	SELECT format('parameter "%s" of device type "%s"', p.name, t.name) INTO what
+	SELECT format('parameter "%s" of device type "%s"', p.name, t.name), t.only_device INTO what, only_device
 		FROM iot.parameter p, iot.device_type t
 		WHERE p.parameter_id = NEW.parameter_id AND t.device_type_id = NEW.device_type_id;
+	FOR key, topic IN SELECT t.key, t.topic FROM (VALUES ('telemetry_topic', NEW.telemetry_topic),
+			('command_topic', NEW.command_topic)) AS t (key, topic) WHERE t.topic IS NOT NULL LOOP
+		error := CASE WHEN only_device IS NULL THEN 'its device type has no only_device'
+			ELSE iot_internal.own_topic_error(topic) END;
+		IF error IS NOT NULL THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('invalid %s of %s: %s', key, what, error),
+				HINT = 'A parameter has a topic of its own where one device alone is of the type; it has neither placeholders nor wildcards.';
+		END IF;
+	END LOOP;
 	PERFORM iot_internal.check_path('path', what, NEW.path);
 	IF NEW.name !~ '^[^/+#[:cntrl:]]{1,64}$' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -321,6 +365,7 @@ BEGIN
 			HINT = 'A value is what the device says, times scale, plus shift.';
 	END IF;
 	PERFORM iot_internal.check_labels(what, NEW.labels);
+	PERFORM iot_internal.check_labels('commands of ' || what, NEW.command_labels);
 	IF NEW.command_template IS NOT NULL THEN
 		PERFORM iot_internal.check_command_template(what, NEW.command_template);
 	END IF;

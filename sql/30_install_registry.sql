@@ -46,6 +46,7 @@ BEGIN
 		online_word text,
 		offline_word text,
 		device_path text,
+		only_device text,
 		time_path text,
 		time_unit text NOT NULL DEFAULT 'ms',
 		time_zone text,
@@ -73,7 +74,10 @@ BEGIN
 		scale double precision NOT NULL DEFAULT 1,
 		shift double precision NOT NULL DEFAULT 0,
 		labels jsonb,
+		telemetry_topic text,
+		command_topic text,
 		command_template text,
+		command_labels jsonb,
 		created_at timestamptz NOT NULL DEFAULT now(),
 		CONSTRAINT device_type_mapping_pkey PRIMARY KEY (device_type_id, parameter_id),
 		CONSTRAINT device_type_mapping_name_check CHECK (name ~ '^[^/+#[:cntrl:]]{1,64}$'),
@@ -122,6 +126,22 @@ BEGIN
 	);
 	-- what it is called in topics and messages
 	CREATE UNIQUE INDEX device_external_id_name_key ON iot.device ((coalesce(external_id, name)));
+	-- class "local".  What devices at an adapter's broker have announced of themselves.
+	CREATE TABLE iot.discovery (
+		adapter_id uuid NOT NULL
+			CONSTRAINT discovery_adapter_id_fkey REFERENCES iot.adapter ON DELETE CASCADE,
+		topic text NOT NULL,
+		device_id uuid CONSTRAINT discovery_device_id_fkey REFERENCES iot.device ON DELETE CASCADE,
+		config jsonb NOT NULL,
+		parameters text[] NOT NULL DEFAULT '{}',
+		presence jsonb,
+		expire_after integer,
+		error text,
+		created_at timestamptz NOT NULL DEFAULT now(),
+		updated_at timestamptz NOT NULL DEFAULT now(),
+		CONSTRAINT discovery_pkey PRIMARY KEY (adapter_id, topic)
+	);
+	CREATE INDEX discovery_device_id_idx ON iot.discovery (device_id);
 	CREATE INDEX device_device_group_id_idx ON iot.device (device_group_id);
 	CREATE INDEX device_device_type_id_idx ON iot.device (device_type_id);
 	CREATE INDEX device_adapter_id_idx ON iot.device (adapter_id);

@@ -39,7 +39,7 @@ BEGIN
 		iot.adapter, iot.device, iot.sensor, iot.app_user, iot.user_group, iot.user_group_member, iot.access_grant
 		TO iot_worker;
 	GRANT SELECT ON iot.secret TO iot_worker;
-	GRANT SELECT ON iot.adapter_session TO iot_admin;
+	GRANT SELECT ON iot.adapter_session, iot.discovery TO iot_admin;
 	GRANT SELECT, INSERT, UPDATE, DELETE ON iot.parameter, iot.device_group, iot.device_type,
 		iot.device_type_mapping, iot.adapter, iot.device, iot.sensor, iot.app_user, iot.user_group, iot.user_group_member,
 		iot.access_grant TO iot_admin;
@@ -71,6 +71,8 @@ BEGIN
 	COMMENT ON COLUMN iot.device_type.offline_word IS 'its word for offline; NULL: offline';
 	COMMENT ON COLUMN iot.device_type.device_path IS
 		'where messages on topics without {device} name the device, such as $.id; $.* where the keys of an object are the devices';
+	COMMENT ON COLUMN iot.device_type.only_device IS
+		'what the only device of the type is called, where its topics do not say; NULL: they, or its messages, do';
 	COMMENT ON COLUMN iot.device_type.time_path IS
 		'where a message that has a mapping says its time; NULL: the time of arrival';
 	COMMENT ON COLUMN iot.device_type.time_unit IS 'of a time that is a number: ms or s since 1970';
@@ -89,11 +91,27 @@ BEGIN
 	COMMENT ON COLUMN iot.device_type_mapping.shift IS 'added after scale';
 	COMMENT ON COLUMN iot.device_type_mapping.labels IS
 		'the devices'' words for numbers, in place of the sensor''s and the parameter''s';
+	COMMENT ON COLUMN iot.device_type_mapping.telemetry_topic IS
+		'where alone its values are reported, if the device type has only_device; NULL: on the type''s topics';
+	COMMENT ON COLUMN iot.device_type_mapping.command_topic IS
+		'where its commands go, if the device type has only_device; NULL: to the type''s topic';
 	COMMENT ON COLUMN iot.device_type_mapping.command_template IS
 		'payload of commands, in place of the device type''s';
+	COMMENT ON COLUMN iot.device_type_mapping.command_labels IS
+		'the words that commands use for numbers, where they are not those of labels';
 	COMMENT ON TABLE iot.adapter IS 'a way to devices; kind "mqtt" is built in';
 	COMMENT ON TABLE iot.adapter_session IS
 		'what the broker keeps for each process of an adapter: the filters of its session';
+	COMMENT ON TABLE iot.discovery IS
+		'what devices have announced by Home Assistant''s MQTT discovery; written by iot.import_home_assistant() and by adapters with the option discovery_prefix';
+	COMMENT ON COLUMN iot.discovery.topic IS 'where the announcement stands at the broker';
+	COMMENT ON COLUMN iot.discovery.device_id IS 'whose it is; NULL where it was refused';
+	COMMENT ON COLUMN iot.discovery.parameters IS 'parameters that the device has by it';
+	COMMENT ON COLUMN iot.discovery.presence IS
+		'topic, path and words by which it says online and offline';
+	COMMENT ON COLUMN iot.discovery.expire_after IS 'seconds after which a value is no longer true';
+	COMMENT ON COLUMN iot.discovery.error IS
+		'what of it is not used, and why; NULL where all of it is';
 	COMMENT ON TABLE iot.device IS 'a thing that reports and takes commands; its name is that in topics';
 	COMMENT ON TABLE iot.sensor IS 'one parameter of one device, with bounds and words of its own';
 	COMMENT ON TABLE iot.app_user IS 'people and programs that are not roles of the server';

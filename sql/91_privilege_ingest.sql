@@ -4,6 +4,7 @@ GRANT EXECUTE ON FUNCTION iot.ingest(text, jsonb, timestamptz) TO iot_operator, 
 GRANT EXECUTE ON FUNCTION iot.replay_dead_letter(bigint), iot.discard_dead_letter(bigint)
 	TO iot_admin;
 GRANT EXECUTE ON FUNCTION iot.import_zigbee2mqtt(jsonb, text, text, text) TO iot_admin;
+GRANT EXECUTE ON FUNCTION iot.import_home_assistant(text, jsonb, text, text, text) TO iot_admin;
 GRANT EXECUTE ON FUNCTION iot_internal.dead_letter_counts() TO iot_admin, pg_monitor;
 GRANT EXECUTE ON FUNCTION iot_internal.trim_dead_letters(integer),
 	iot_internal.sweep_silence(integer) TO iot_worker;

@@ -51,12 +51,13 @@ static IotPlan read_approved = {
 	"c.device_id, c.command_id, d.name, c.parameter_id, p.name, c.target_value, c.version," \
 	" c.attempts, c.created_at, c.deadline, t.ack_mode," \
 	" (extract(epoch FROM t.ack_timeout) * 1000)::integer, t.max_attempts," \
+	" coalesce(m.command_topic," \
 	" replace(replace(replace(t.command_topic, '{device}', coalesce(d.external_id, d.name))," \
-	" '{device+}', coalesce(d.external_id, d.name)), '{parameter}', coalesce(m.name, p.name))," \
+	" '{device+}', coalesce(d.external_id, d.name)), '{parameter}', coalesce(m.name, p.name)))," \
 	" iot_internal.command_payload(coalesce(m.command_template, t.command_template)," \
 	" c.command_id, coalesce(d.external_id, d.name), coalesce(m.name, p.name)," \
 	" c.target_value, c.version," \
-	" coalesce(m.labels, s.labels, p.labels), m.scale, m.shift)"
+	" coalesce(m.command_labels, m.labels, s.labels, p.labels), m.scale, m.shift)"
 #define TAKE_JOINS \
 	" JOIN iot.device d ON d.device_id = c.device_id" \
 	" JOIN iot.device_type t ON t.device_type_id = d.device_type_id" \

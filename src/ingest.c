@@ -47,7 +47,7 @@ iot_batch_begin(IotBatch *batch, const char *adapter, const pg_uuid_t *adapter_i
 	batch->oldest = iot_registry_oldest(now);
 }
 
-/* The same for one that a gateway names. */
+/* The same for one that a gateway names, or that has its topic alone. */
 static void
 resolve_named(IotSender *sender, List **names)
 {
@@ -59,7 +59,9 @@ resolve_named(IotSender *sender, List **names)
 	device = iot_registry_device(sender->name, sender->name_len);
 	if (device == NULL && names != NULL)
 		*names = lappend(*names, cstring_to_text_with_len(sender->name, sender->name_len));
-	if (device != NULL && iot_device_has_topic(device, sender->kind, sender->topic))
+	if (device != NULL &&
+		(sender->owner != NULL ? device->mapping == sender->owner :
+		 iot_device_has_topic(device, sender->kind, sender->topic)))
 		sender->device = device;
 }
 

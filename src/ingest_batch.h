@@ -30,9 +30,11 @@ typedef struct IotSender
 	bool		known_topic;
 	bool		ignored;		/* unless somebody we know sent it */
 	bool		refused;		/* before anybody looked who sent it */
-	const char *name;			/* that a gateway gives, or NULL */
+	const char *name;			/* that a gateway gives, or that its topic has alone, or NULL */
 	uint32		name_len;
 	int			topic;			/* index of the gateway's template */
+	const IotMapping *owner;	/* of a topic that is the sender's alone; NULL where it is not */
+	bool		own_topic;		/* that of some of its parameters */
 } IotSender;
 
 typedef struct IotBatch

@@ -121,6 +121,29 @@ add_one(Expansion *expansion, const IotBatch *batch, int origin, const IotSender
 	return 1;
 }
 
+/* Adds the message for each device that has its topic alone; how many. */
+static int
+add_owners(Expansion *expansion, const IotBatch *batch, int origin)
+{
+	const IotIngestMessage *message = &batch->originals[origin];
+	int			first = iot_registry_owned_topic(message->topic, message->topic_len);
+	int			at = first;
+	IotSender	sender = {0};
+
+	while ((sender.owner = iot_registry_owner(at, message->topic, message->topic_len,
+											  &sender.kind)) != NULL)
+	{
+		CHECK_FOR_INTERRUPTS();
+		sender.own_topic = sender.kind == IOT_TOPIC_TELEMETRY &&
+			iot_mapping_has_own_topic(sender.owner, message->topic, message->topic_len);
+		sender.name = sender.owner->only_device;
+		sender.name_len = strlen(sender.name);
+		*add_message(expansion, batch, origin) = sender;
+		at++;
+	}
+	return at - first;
+}
+
 /* Whether the message speaks for more devices than it may. */
 static bool
 is_crowded(const IotMapping *mapping)
@@ -179,7 +202,8 @@ add_gateway(Expansion *expansion, const IotBatch *batch, int origin, const IotSe
 }
 
 /*
- * Takes the messages of gateways apart, where there are device types of gateways.  Executes no SQL.
+ * Takes the messages of gateways apart, and gives those on topics that devices have alone to each of
+ * these, where there are such device types.  Executes no SQL.
  */
 void
 iot_batch_expand(IotBatch *batch)
@@ -188,7 +212,7 @@ iot_batch_expand(IotBatch *batch)
 	Refusal    *refusals;
 	int			refusal_count = 0;
 
-	if (!iot_registry_has_gateways())
+	if (!iot_registry_has_gateways() && !iot_registry_has_owned_topics())
 		return;
 	refusals = palloc(sizeof(Refusal) * (batch->message_count + 1));
 	for (int i = 0; i < batch->message_count; i++)
@@ -201,6 +225,13 @@ iot_batch_expand(IotBatch *batch)
 															   &match);
 
 		CHECK_FOR_INTERRUPTS();
+		if (batch->senders[i].refused)
+		{
+			add_message(&expansion, batch, i)->refused = true;
+			continue;
+		}
+		if (add_owners(&expansion, batch, i) > 0)
+			continue;
 		if (mapping == NULL)
 		{
 			(void) add_message(&expansion, batch, i);

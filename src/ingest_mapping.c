@@ -96,10 +96,18 @@ read_time(const IotMapping *mapping, IotValue *time)
 	return true;
 }
 
-/* Whether the message is one that the value may be in: its topic names this one, or none. */
+/*
+ * Whether the message is one that the value may be in: its topic is the value's own, or is no value's
+ * own and names this one or none.
+ */
 static bool
-is_about(const IotSender *sender, const IotMappedValue *mapped)
+is_about(const IotIngestMessage *message, const IotSender *sender, const IotMappedValue *mapped)
 {
+	if (mapped->topic != NULL)
+		return sender->own_topic && mapped->topic_len == message->topic_len &&
+			memcmp(mapped->topic, message->topic, mapped->topic_len) == 0;
+	if (sender->own_topic)
+		return false;
 	return sender->parameter == NULL ||
 		(sender->parameter_len == mapped->name_len &&
 		 memcmp(sender->parameter, mapped->name, mapped->name_len) == 0);
@@ -126,7 +134,7 @@ iot_mapped_parameters(const IotMapping *mapping, const IotIngestMessage *message
 	{
 		const IotMappedValue *mapped = &mapping->values[i];
 
-		if (is_about(&sender, mapped) && iot_body_value(&body, &mapped->path, &value))
+		if (is_about(message, &sender, mapped) && iot_body_value(&body, &mapped->path, &value))
 			found(arg, mapped->parameter, mapped->parameter_len);
 	}
 }
@@ -164,7 +172,7 @@ iot_batch_mapped(IotBatch *batch, int index)
 	}
 	for (int i = 0; i < mapping->value_count; i++)
 	{
-		if (is_about(sender, &mapping->values[i]))
+		if (is_about(message, sender, &mapping->values[i]))
 			take_mapped(batch, index, &mapping->values[i], &time);
 	}
 }

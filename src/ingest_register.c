@@ -85,8 +85,12 @@ read_parameters(const IotMapping *mapping, const IotIngestMessage *message, cons
 static void
 read_named(const IotIngestMessage *message, const IotSender *sender, Candidates *candidates)
 {
-	const IotMapping *mapping = iot_registry_topic_mapping(sender->topic);
+	const IotMapping *mapping;
 
+	/* its type says who it is, and that he is not there is no reason to make him */
+	if (sender->owner != NULL)
+		return;
+	mapping = iot_registry_topic_mapping(sender->topic);
 	if (sender->kind != IOT_TOPIC_TELEMETRY ||
 		!iot_device_name_valid(sender->name, sender->name_len))
 		return;

@@ -22,6 +22,8 @@ typedef struct IotMappedValue
 	double		scale;
 	double		shift;
 	const IotLabels *labels;	/* NULL: those of the sensor */
+	const char *topic;			/* where alone it is reported; NULL: on the type's topics */
+	uint32		topic_len;
 } IotMappedValue;
 
 /* Only device types that have any of this have a mapping. */
@@ -35,6 +37,7 @@ typedef struct IotMapping
 	int			ignored_count;
 	IotPath    *device_path;	/* the devices that a message names; NULL: its topic does */
 	bool		device_keys;	/* they are the keys of the object there */
+	const char *only_device;	/* whose the topics without {device} are; NULL: nobody's */
 	IotPath    *time_path;		/* NULL: the time of arrival */
 	double		time_unit_ms;
 	pg_tz	   *time_zone;		/* of times without one; NULL: they are refused */
@@ -44,6 +47,7 @@ typedef struct IotMapping
 } IotMapping;
 
 extern IotMapping *iot_mapping_read(int *count);
+extern bool iot_mapping_has_own_topic(const IotMapping *mapping, const char *topic, size_t len);
 extern bool iot_mapping_has_topic(const IotMapping *mapping, int topic);
 
 #endif							/* IOT_MAPPING_H */

@@ -38,8 +38,7 @@ placeholders_of(text *column, bool may_lack_device)
 		return may | IOT_TOPIC_MAY_PARAMETER | IOT_TOPIC_MAY_ANY_LEVEL;
 	if (strcmp(name, "command_topic") == 0)
 		return may | IOT_TOPIC_MAY_PARAMETER;
-	return IOT_TOPIC_MAY_ANY_LEVEL |
-		(strcmp(name, "attributes_topic") == 0 ? may : IOT_TOPIC_MAY_SPAN);
+	return may | IOT_TOPIC_MAY_ANY_LEVEL;
 }
 
 /*

@@ -78,6 +78,15 @@ typedef struct TopicEntry
 	const IotMapping *gateway;	/* where messages name the devices; else NULL */
 } TopicEntry;
 
+/* A topic without placeholders, of the only device of a type. */
+typedef struct OwnedTopic
+{
+	const char *topic;
+	size_t		len;
+	IotTopicKind kind;
+	const IotMapping *mapping;
+} OwnedTopic;
+
 typedef struct TypeEntry
 {
 	pg_uuid_t	device_type_id;
@@ -98,6 +107,8 @@ static struct
 	TopicEntry *topics;
 	int			topic_count;
 	int			gateway_count;	/* topics of gateways among them */
+	OwnedTopic *owned;			/* by topic */
+	int			owned_count;
 	Interval   *keep;			/* of measurements; NULL is for ever */
 } cache;
 
@@ -231,6 +242,9 @@ add_topic(int rank, IotTopicKind kind, const char *text, const IotMapping *mappi
 	if (!iot_topic_template_parse(text, strlen(text), IOT_TOPIC_MAY_ALL, &entry.parsed, NULL) ||
 		rank_of(&entry.parsed) != rank)
 		return;
+	/* see own_topics() */
+	if (!entry.parsed.has_device && mapping != NULL && mapping->only_device != NULL)
+		return;
 	for (int i = 0; i < cache.topic_count; i++)
 	{
 		if (cache.topics[i].kind == kind && strcmp(cache.topics[i].parsed.text, text) == 0)
@@ -269,6 +283,82 @@ add_topics(int rank)
 	}
 }
 
+static void
+own_topic(IotTopicKind kind, const char *topic, const IotMapping *mapping)
+{
+	OwnedTopic *owned = &cache.owned[cache.owned_count++];
+
+	owned->topic = topic;
+	owned->len = strlen(topic);
+	owned->kind = kind;
+	owned->mapping = mapping;
+}
+
+static int
+compare_topics(const char *a, size_t a_len, const char *b, size_t b_len)
+{
+	int			order = memcmp(a, b, Min(a_len, b_len));
+
+	return order != 0 ? order : a_len < b_len ? -1 : a_len > b_len;
+}
+
+static int
+compare_owned(const void *a, const void *b)
+{
+	const OwnedTopic *left = a;
+	const OwnedTopic *right = b;
+	int			order = compare_topics(left->topic, left->len, right->topic, right->len);
+
+	if (order == 0 && left->kind != right->kind)
+		order = left->kind < right->kind ? -1 : 1;
+	/* of one device, values of a topic come together */
+	if (order == 0)
+		order = memcmp(&left->mapping->device_type_id, &right->mapping->device_type_id,
+					   sizeof(pg_uuid_t));
+	return order;
+}
+
+/*
+ * Gathers the topics that do not name their device.  They are looked up by themselves, since there are
+ * many of them where devices announce theirs, while templates are held against each topic in turn.
+ */
+static void
+own_topics(void)
+{
+	int			kept = 0;
+
+	for (int i = 0; i < cache.type_count; i++)
+	{
+		const TypeEntry *type = &cache.types[i];
+		const IotMapping *mapping = type->mapping;
+
+		if (mapping == NULL || mapping->only_device == NULL)
+			continue;
+		for (int kind = 0; kind < IOT_TOPIC_KINDS; kind++)
+		{
+			if (strchr(type->templates[kind], '{') == NULL)
+				own_topic((IotTopicKind) kind, type->templates[kind], mapping);
+		}
+		for (int j = 0; j < mapping->more_count; j++)
+		{
+			if (strchr(mapping->more_templates[j], '{') == NULL)
+				own_topic(IOT_TOPIC_TELEMETRY, mapping->more_templates[j], mapping);
+		}
+		for (int j = 0; j < mapping->value_count; j++)
+		{
+			if (mapping->values[j].topic != NULL)
+				own_topic(IOT_TOPIC_TELEMETRY, mapping->values[j].topic, mapping);
+		}
+	}
+	qsort(cache.owned, cache.owned_count, sizeof(OwnedTopic), compare_owned);
+	for (int i = 0; i < cache.owned_count; i++)
+	{
+		if (kept == 0 || compare_owned(&cache.owned[kept - 1], &cache.owned[i]) != 0)
+			cache.owned[kept++] = cache.owned[i];
+	}
+	cache.owned_count = kept;
+}
+
 static IotMapping *
 find_mapping(IotMapping *mappings, int count, const pg_uuid_t *device_type_id)
 {
@@ -288,8 +378,14 @@ load_types(void)
 	int			rows = (int) iot_plan_execute(&select_types, NULL, NULL);
 	int			size = rows * IOT_TOPIC_KINDS + 1;
 
+	int			owned_size = size;
+
 	for (int i = 0; i < mapping_count; i++)
+	{
 		size += mappings[i].more_count + mappings[i].ignored_count;
+		owned_size += mappings[i].more_count + mappings[i].value_count;
+	}
+	cache.owned = palloc(sizeof(OwnedTopic) * owned_size);
 	cache.type_count = rows;
 	cache.types = palloc(sizeof(TypeEntry) * (rows + 1));
 	cache.topics = palloc(sizeof(TopicEntry) * size);
@@ -309,6 +405,7 @@ load_types(void)
 		}
 	}
 	SPI_freetuptable(SPI_tuptable);
+	own_topics();
 	for (int rank = 0; rank < RANKS; rank++)
 		add_topics(rank);
 }
@@ -341,6 +438,7 @@ rebuild(void)
 	MemoryContextReset(cache.cxt);
 	cache.topic_count = 0;
 	cache.gateway_count = 0;
+	cache.owned_count = 0;
 	previous = MemoryContextSwitchTo(cache.cxt);
 	for (int i = 0; i < lengthof(watched); i++)
 		watched[i] = get_relname_relid(watched_names[i], schema);
@@ -713,6 +811,44 @@ bool
 iot_registry_has_gateways(void)
 {
 	return cache.gateway_count > 0;
+}
+
+bool
+iot_registry_has_owned_topics(void)
+{
+	return cache.owned_count > 0;
+}
+
+/* Index of the first who owns the topic, for iot_registry_owner(). */
+int
+iot_registry_owned_topic(const char *topic, size_t len)
+{
+	int			low = 0;
+	int			high = cache.owned_count;
+
+	while (low < high)
+	{
+		int			middle = low + (high - low) / 2;
+		const OwnedTopic *owned = &cache.owned[middle];
+
+		if (compare_topics(owned->topic, owned->len, topic, len) < 0)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* How the only device of a type speaks that owns the topic, at that index; NULL where none does. */
+const IotMapping *
+iot_registry_owner(int at, const char *topic, size_t len, IotTopicKind *kind)
+{
+	const OwnedTopic *owned = &cache.owned[at];
+
+	if (at >= cache.owned_count || compare_topics(owned->topic, owned->len, topic, len) != 0)
+		return NULL;
+	*kind = owned->kind;
+	return owned->mapping;
 }
 
 /* Whether the device's type has the template of that index. */

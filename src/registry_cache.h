@@ -61,6 +61,10 @@ extern const IotMapping *iot_registry_topic_mapping(int at);
 extern bool iot_registry_has_gateways(void);
 extern const IotMapping *iot_registry_gateway_match(const char *topic, size_t len, int *at,
 													IotTopicKind *kind, IotTopicMatch *match);
+extern bool iot_registry_has_owned_topics(void);
+extern int	iot_registry_owned_topic(const char *topic, size_t len);
+extern const IotMapping *iot_registry_owner(int at, const char *topic, size_t len,
+											IotTopicKind *kind);
 extern const char *iot_registry_topic_template(int at);
 extern IotDevice *iot_registry_device(const char *name, size_t len);
 extern void iot_registry_load(List *names);

@@ -20,19 +20,21 @@
 enum
 {
 	COL_TYPE = 1, COL_MORE_TOPICS, COL_IGNORED_TOPICS, COL_STATUS_PATH, COL_ONLINE_WORD, COL_OFFLINE_WORD,
-	COL_DEVICE_PATH, COL_TIME_PATH, COL_TIME_UNIT, COL_TIME_ZONE, COL_PARAMETER, COL_NAME, COL_PATH, COL_SCALE, COL_SHIFT, COL_LABELS
+	COL_DEVICE_PATH, COL_ONLY_DEVICE, COL_TIME_PATH, COL_TIME_UNIT, COL_TIME_ZONE, COL_PARAMETER, COL_NAME, COL_PATH, COL_SCALE, COL_SHIFT,
+	COL_LABELS, COL_TOPIC
 };
 
 /* In the order of types; one row for each parameter, or one without for a type that has none. */
 static IotPlan select_mappings = {
 	"SELECT t.device_type_id, t.more_telemetry_topics, t.ignored_topics, t.status_path, t.online_word,"
-	" t.offline_word, t.device_path, t.time_path, t.time_unit, t.time_zone, p.name, coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels"
+	" t.offline_word, t.device_path, t.only_device, t.time_path, t.time_unit, t.time_zone, p.name, coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels,"
+	" m.telemetry_topic"
 	" FROM iot.device_type t"
 	" LEFT JOIN iot.device_type_mapping m ON m.device_type_id = t.device_type_id"
 	" LEFT JOIN iot.parameter p ON p.parameter_id = m.parameter_id"
 	" WHERE m.device_type_id IS NOT NULL OR t.more_telemetry_topics IS NOT NULL"
 	" OR t.status_path IS NOT NULL OR t.online_word IS NOT NULL OR t.offline_word IS NOT NULL"
-	" OR t.device_path IS NOT NULL OR t.ignored_topics IS NOT NULL"
+	" OR t.device_path IS NOT NULL OR t.only_device IS NOT NULL OR t.ignored_topics IS NOT NULL"
 	" ORDER BY t.device_type_id, p.name COLLATE \"C\""
 };
 
@@ -155,6 +157,8 @@ read_value(IotMappedValue *value, int row)
 	value->shift = DatumGetFloat8(column(row, COL_SHIFT, &isnull));
 	labels = column(row, COL_LABELS, &isnull);
 	value->labels = isnull ? NULL : iot_labels_make(labels);
+	value->topic = text_column(row, COL_TOPIC);
+	value->topic_len = value->topic == NULL ? 0 : strlen(value->topic);
 	return true;
 }
 
@@ -182,6 +186,7 @@ iot_mapping_read(int *count)
 			read_topics(mapping, row);
 			read_status_words(mapping, row);
 			read_device_path(mapping, row);
+			mapping->only_device = text_column(row, COL_ONLY_DEVICE);
 			read_time(mapping, row);
 		}
 		if (read_value(&mapping->values[mapping->value_count], row))
@@ -198,6 +203,21 @@ iot_mapping_has_topic(const IotMapping *mapping, int topic)
 	for (int i = 0; mapping != NULL && i < mapping->more_count; i++)
 	{
 		if (mapping->more_topics[i] == topic)
+			return true;
+	}
+	return false;
+}
+
+/* Whether a parameter of it has that topic for itself. */
+bool
+iot_mapping_has_own_topic(const IotMapping *mapping, const char *topic, size_t len)
+{
+	for (int i = 0; i < mapping->value_count; i++)
+	{
+		const IotMappedValue *value = &mapping->values[i];
+
+		if (value->topic != NULL && value->topic_len == len &&
+			memcmp(value->topic, topic, len) == 0)
 			return true;
 	}
 	return false;

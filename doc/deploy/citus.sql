@@ -25,7 +25,7 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 		'device_state', 'measurement', 'rollup_hour', 'rollup_minute', 'rollup_pending',
 		'saga_step', 'sensor_value']), 'device'
 	UNION ALL SELECT unnest(ARRAY['adapter_session', 'alarm_rule_error', 'command_batch',
-		'command_batch_item', 'consumer', 'dead_letter', 'delivery', 'dynsec', 'dynsec_change',
+		'command_batch_item', 'consumer', 'dead_letter', 'delivery', 'discovery', 'dynsec', 'dynsec_change',
 		'dynsec_client', 'dynsec_role', 'epoch', 'escalation', 'event', 'maintenance',
 		'notification', 'notification_read', 'rollup_note', 'rollup_state', 'schema_version',
 		'type_sweep', 'worker']), 'local'

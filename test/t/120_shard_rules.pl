@@ -27,7 +27,7 @@ my %class = (
 	],
 	local => [
 		qw(adapter_session alarm_rule_error command_batch command_batch_item consumer dead_letter
-		  delivery dynsec dynsec_change dynsec_client dynsec_role epoch escalation event maintenance
+		  delivery discovery dynsec dynsec_change dynsec_client dynsec_role epoch escalation event maintenance
 		  notification notification_read rollup_note rollup_state schema_version type_sweep worker)
 	]);
 my %class_of = map { my $class = $_; map { $_ => $class } @{ $class{$class} } } keys %class;
