@@ -38,25 +38,15 @@
 #include "measurement_store.h"
 #include "plan.h"
 #include "rollup_note.h"
-
-typedef struct SensorKey
-{
-	pg_uuid_t	device_id;
-	pg_uuid_t	parameter_id;
-} SensorKey;
+#include "sensor_value.h"
 
 /* The newest measurement of a sensor in this statement. */
 typedef struct NewestEntry
 {
-	SensorKey	key;
-	TimestampTz ts;
-	double		value;
+	IotSensorMove move;
 	IotRollupRun run;			/* its last minutes, not noted for the rollups yet */
 	bool		several;		/* more than this row */
 	bool		ordered;		/* they come in the order of their times */
-	bool		moved;			/* newer than what was known before */
-	TimestampTz after;			/* the time of what was known before */
-	double		before;			/* and its value; NaN where there was none */
 	IotAlarmWatch *watch;		/* NULL where no rule is about the sensor */
 	uint32		hash;
 	char		status;
@@ -64,10 +54,10 @@ typedef struct NewestEntry
 
 #define SH_PREFIX		newest
 #define SH_ELEMENT_TYPE	NewestEntry
-#define SH_KEY_TYPE		SensorKey
-#define SH_KEY			key
-#define SH_HASH_KEY(tb, key)	hash_bytes((const unsigned char *) &(key), sizeof(SensorKey))
-#define SH_EQUAL(tb, a, b)		(memcmp(&(a), &(b), sizeof(SensorKey)) == 0)
+#define SH_KEY_TYPE		IotSensorKey
+#define SH_KEY			move.key
+#define SH_HASH_KEY(tb, key)	hash_bytes((const unsigned char *) &(key), sizeof(IotSensorKey))
+#define SH_EQUAL(tb, a, b)		(memcmp(&(a), &(b), sizeof(IotSensorKey)) == 0)
 #define SH_STORE_HASH
 #define SH_GET_HASH(tb, a)		(a)->hash
 #define SH_SCOPE		static inline
@@ -91,26 +81,6 @@ static IotPlan select_unknown = {
 	" WHERE NOT EXISTS (SELECT FROM iot.sensor s"
 	" WHERE s.device_id = u.device_id AND s.parameter_id = u.parameter_id) LIMIT 1",
 	2, {UUIDARRAYOID, UUIDARRAYOID}
-};
-#define MOVE_VALUES \
-	"INSERT INTO iot.sensor_value AS v (device_id, parameter_id, value, value_at, source," \
-	" version, last_version, reported, reported_at)" \
-	" SELECT u.device_id, u.parameter_id, u.value, u.ts, 'measurement', 1, 1, u.value, u.ts" \
-	" FROM unnest($1, $2, $3, $4) AS u (device_id, parameter_id, ts, value)" \
-	" ON CONFLICT (device_id, parameter_id) DO UPDATE SET" \
-	" value = excluded.value, value_at = excluded.value_at, source = excluded.source," \
-	" version = v.last_version + 1, last_version = v.last_version + 1," \
-	" reported = excluded.reported, reported_at = excluded.reported_at," \
-	" previous_reported = v.reported, previous_reported_at = v.reported_at" \
-	" WHERE v.reported_at IS NULL OR v.reported_at < excluded.reported_at"
-
-static IotPlan move_values = {
-	MOVE_VALUES, 4, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID}
-};
-static IotPlan move_and_tell = {
-	MOVE_VALUES " RETURNING v.device_id, v.parameter_id, v.previous_reported_at,"
-	" v.previous_reported",
-	4, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID}
 };
 
 /* A row that waits for its turn. */
@@ -154,30 +124,29 @@ find_columns(TupleDesc tupdesc, MeasurementColumns *columns)
 
 /* Keeps the row if it is its sensor's newest; last is a hint, since rows mostly come by sensor. */
 static NewestEntry *
-keep_newest(newest_hash *table, NewestEntry *last, const SensorKey *key, TimestampTz ts,
+keep_newest(newest_hash *table, NewestEntry *last, const IotSensorKey *key, TimestampTz ts,
 			double value)
 {
 	bool		found = true;
 
-	if (last == NULL || memcmp(&last->key, key, sizeof(SensorKey)) != 0)
+	if (last == NULL || memcmp(&last->move.key, key, sizeof(IotSensorKey)) != 0)
 		last = newest_insert(table, *key, &found);
 	if (!found)
 	{
 		last->run = (IotRollupRun) {0};
 		last->several = false;
 		last->ordered = true;
-		last->moved = false;
 		last->watch = NULL;
 	}
 	else
 	{
 		last->several = true;
-		last->ordered = last->ordered && last->ts < ts;
+		last->ordered = last->ordered && last->move.ts < ts;
 	}
-	if (!found || last->ts < ts)
+	if (!found || last->move.ts < ts)
 	{
-		last->ts = ts;
-		last->value = value;
+		last->move.ts = ts;
+		last->move.value = value;
 	}
 	return last;
 }
@@ -203,7 +172,7 @@ begin_rows(Rows *rows, TriggerData *trigdata)
  * present: it comes as DT_NOBEGIN.  Its minute is told all the same, where minute is given.
  */
 static bool
-next_row(Rows *rows, SensorKey *key, TimestampTz *ts, double *value, TimestampTz *minute)
+next_row(Rows *rows, IotSensorKey *key, TimestampTz *ts, double *value, TimestampTz *minute)
 {
 	Datum	   *values;
 
@@ -232,7 +201,7 @@ static void
 collect(Rows *rows, newest_hash *table)
 {
 	NewestEntry *last = NULL;
-	SensorKey	key;
+	IotSensorKey key;
 	TimestampTz ts;
 	TimestampTz minute;
 	double		value;
@@ -251,25 +220,36 @@ collect(Rows *rows, newest_hash *table)
 	}
 	newest_start_iterate(table, &iterator);
 	while ((last = newest_iterate(table, &iterator)) != NULL)
-		iot_rollup_notes_add(&notes, &last->key.device_id, &last->key.parameter_id, &last->run);
+		iot_rollup_notes_add(&notes, &last->move.key.device_id, &last->move.key.parameter_id,
+							 &last->run);
 	iot_rollup_notes_write(&notes);
 }
 
 static int
 compare_entries(const void *a, const void *b)
 {
-	return memcmp(&(*(NewestEntry *const *) a)->key, &(*(NewestEntry *const *) b)->key,
-				  sizeof(SensorKey));
+	return memcmp(&(*(NewestEntry *const *) a)->move.key, &(*(NewestEntry *const *) b)->move.key,
+				  sizeof(IotSensorKey));
 }
 
 /* Raises for the first sensor that does not exist: its measurements would be nobody's. */
 static void
-check_sensors(Datum *args)
+check_sensors(NewestEntry **entries, int count)
 {
+	Datum	   *ids = palloc_extended(sizeof(Datum) * count, MCXT_ALLOC_HUGE);
+	Datum		args[2];
 	TupleDesc	tupdesc;
 	char	   *device;
 	char	   *parameter;
 
+	for (int i = 0; i < count; i++)
+		ids[i] = UUIDPGetDatum(&entries[i]->move.key.device_id);
+	args[0] = PointerGetDatum(construct_array(ids, count, UUIDOID, UUID_LEN, false,
+											  TYPALIGN_CHAR));
+	for (int i = 0; i < count; i++)
+		ids[i] = UUIDPGetDatum(&entries[i]->move.key.parameter_id);
+	args[1] = PointerGetDatum(construct_array(ids, count, UUIDOID, UUID_LEN, false,
+											  TYPALIGN_CHAR));
 	if (iot_plan_execute(&select_unknown, args, NULL) == 0)
 		return;
 	tupdesc = SPI_tuptable->tupdesc;
@@ -282,85 +262,21 @@ check_sensors(Datum *args)
 			 errhint("Insert it into iot.sensor first.")));
 }
 
-/* Notes which values moved on, and from where; entries and rows are in the same order. */
-static void
-note_moved(NewestEntry **entries, int count, uint64 rows)
-{
-	int			at = 0;
-
-	for (uint64 row = 0; row < rows; row++)
-	{
-		HeapTuple	tuple = SPI_tuptable->vals[row];
-		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
-		SensorKey	key;
-		bool		isnull;
-		Datum		after;
-
-		key.device_id = *DatumGetUUIDP(SPI_getbinval(tuple, tupdesc, 1, &isnull));
-		key.parameter_id = *DatumGetUUIDP(SPI_getbinval(tuple, tupdesc, 2, &isnull));
-		while (at < count && memcmp(&entries[at]->key, &key, sizeof(SensorKey)) != 0)
-			at++;
-		if (at == count)
-			elog(ERROR, "current values were moved out of order");
-		after = SPI_getbinval(tuple, tupdesc, 3, &isnull);
-		entries[at]->moved = true;
-		entries[at]->after = isnull ? DT_NOBEGIN : DatumGetTimestampTz(after);
-		after = SPI_getbinval(tuple, tupdesc, 4, &isnull);
-		entries[at]->before = isnull ? get_float8_nan() : DatumGetFloat8(after);
-	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
 /* Moves the current values on; entries are in the order of their keys. */
 static void
-store_newest(NewestEntry **entries, int count, bool tell)
+store_newest(NewestEntry **entries, int count)
 {
-	Datum	   *device_ids = palloc(sizeof(Datum) * count);
-	Datum	   *parameter_ids = palloc(sizeof(Datum) * count);
-	Datum	   *times = palloc(sizeof(Datum) * count);
-	Datum	   *values = palloc(sizeof(Datum) * count);
-	Datum		args[4];
+	IotSensorMove **moves = palloc_extended(sizeof(IotSensorMove *) * count, MCXT_ALLOC_HUGE);
 	int			present = 0;
 
-	for (int i = 0; i < count; i++)
-	{
-		device_ids[i] = UUIDPGetDatum(&entries[i]->key.device_id);
-		parameter_ids[i] = UUIDPGetDatum(&entries[i]->key.parameter_id);
-	}
-	args[0] = PointerGetDatum(construct_array(device_ids, count, UUIDOID, UUID_LEN, false,
-											  TYPALIGN_CHAR));
-	args[1] = PointerGetDatum(construct_array(parameter_ids, count, UUIDOID, UUID_LEN, false,
-											  TYPALIGN_CHAR));
 	if (!iot_measurement_take_resolved())
-		check_sensors(args);
+		check_sensors(entries, count);
 	for (int i = 0; i < count; i++)
 	{
-		if (TIMESTAMP_IS_NOBEGIN(entries[i]->ts))
-			continue;
-		device_ids[present] = device_ids[i];
-		parameter_ids[present] = parameter_ids[i];
-		times[present] = TimestampTzGetDatum(entries[i]->ts);
-		values[present] = Float8GetDatum(entries[i]->value);
-		present++;
+		if (!TIMESTAMP_IS_NOBEGIN(entries[i]->move.ts))
+			moves[present++] = &entries[i]->move;
 	}
-	if (present == 0)
-		return;
-	if (present < count)
-	{
-		args[0] = PointerGetDatum(construct_array(device_ids, present, UUIDOID, UUID_LEN, false,
-												  TYPALIGN_CHAR));
-		args[1] = PointerGetDatum(construct_array(parameter_ids, present, UUIDOID, UUID_LEN,
-												  false, TYPALIGN_CHAR));
-	}
-	args[2] = PointerGetDatum(construct_array(times, present, TIMESTAMPTZOID,
-											  sizeof(TimestampTz), FLOAT8PASSBYVAL,
-											  TYPALIGN_DOUBLE));
-	args[3] = PointerGetDatum(construct_array(values, present, FLOAT8OID, sizeof(float8),
-											  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	if (tell)
-		note_moved(entries, count, iot_plan_execute(&move_and_tell, args, NULL));
-	else
-		(void) iot_plan_execute(&move_values, args, NULL);
+	iot_sensor_values_move(moves, present);
 }
 
 static int
@@ -383,7 +299,7 @@ judge_rows(IotAlarmBatch *alarms, Rows *rows, newest_hash *table)
 	Point	   *points = NULL;
 	Size		count = 0;
 	Size		size = 0;
-	SensorKey	key;
+	IotSensorKey key;
 	TimestampTz ts;
 	double		value;
 
@@ -391,9 +307,9 @@ judge_rows(IotAlarmBatch *alarms, Rows *rows, newest_hash *table)
 	tuplestore_rescan(rows->store);
 	while (next_row(rows, &key, &ts, &value, NULL))
 	{
-		if (entry == NULL || memcmp(&entry->key, &key, sizeof(SensorKey)) != 0)
+		if (entry == NULL || memcmp(&entry->move.key, &key, sizeof(IotSensorKey)) != 0)
 			entry = newest_lookup(table, key);
-		if (entry->watch == NULL || !entry->several || ts <= entry->after)
+		if (entry->watch == NULL || !entry->several || ts <= entry->move.after)
 			continue;
 		if (entry->ordered)
 		{
@@ -423,8 +339,8 @@ prepare_to_judge(NewestEntry **entries, int count)
 
 	for (int i = 0; i < count; i++)
 	{
-		device_ids[i] = entries[i]->key.device_id;
-		parameter_ids[i] = entries[i]->key.parameter_id;
+		device_ids[i] = entries[i]->move.key.device_id;
+		parameter_ids[i] = entries[i]->move.key.parameter_id;
 	}
 	iot_alarm_prepare(device_ids, parameter_ids, count);
 }
@@ -438,14 +354,15 @@ judge(IotAlarmBatch *alarms, Rows *rows, newest_hash *table, NewestEntry **entri
 	for (int i = 0; i < count; i++)
 	{
 		NewestEntry *entry = entries[i];
+		const IotSensorMove *move = &entry->move;
 
-		if (!entry->moved)
+		if (!move->moved)
 			continue;
-		entry->watch = iot_alarm_watch(alarms, &entry->key.device_id, &entry->key.parameter_id);
+		entry->watch = iot_alarm_watch(alarms, &move->key.device_id, &move->key.parameter_id);
 		if (entry->watch == NULL)
 			continue;
-		entry->watch->ts = entry->after;
-		entry->watch->value = entry->before;
+		entry->watch->ts = move->after;
+		entry->watch->value = move->before;
 		several = several || entry->several;
 	}
 	iot_alarm_load(alarms);
@@ -454,7 +371,7 @@ judge(IotAlarmBatch *alarms, Rows *rows, newest_hash *table, NewestEntry **entri
 		NewestEntry *entry = entries[i];
 
 		if (entry->watch != NULL && !entry->several)
-			iot_alarm_judge(alarms, entry->watch, entry->ts, entry->value);
+			iot_alarm_judge(alarms, entry->watch, entry->move.ts, entry->move.value);
 	}
 	if (several)
 		judge_rows(alarms, rows, table);
@@ -495,7 +412,7 @@ iot_measurement_inserted_sql(PG_FUNCTION_ARGS)
 		alarms = iot_alarm_begin();
 		if (alarms != NULL)
 			prepare_to_judge(entries, count);
-		store_newest(entries, count, alarms != NULL);
+		store_newest(entries, count);
 		if (alarms != NULL)
 		{
 			judge(alarms, &rows, table, entries, count);

@@ -1,0 +1,84 @@
+# Rows that each batch of measurements writes anew cost the same after thousands of versions, while
+# somebody holds a snapshot and no version goes away (I21): counted by the blocks that are looked
+# at, since time would say more about the machine.  And what is written past the executor leaves the
+# table and its index as they must be.
+
+use strict;
+use warnings;
+
+use Test::More;
+
+use IotTest;
+
+my $sensors = 20;
+my $batches = 1500;
+my $hundred = 100;
+my $iot = IotTest->new('main', conf => 'autovacuum = off');
+
+$iot->psql('CREATE EXTENSION amcheck');
+$iot->parameter("level-$_") foreach 1 .. $sensors;
+$iot->device('boiler', [ map { "level-$_" } 1 .. $sensors ]);
+
+# The device speaks so often, each time of all its sensors and in a transaction of its own.
+sub speak
+{
+	my ($times) = @_;
+
+	$iot->psql(qq{
+		DO \$\$ BEGIN
+			FOR i IN 1 .. $times LOOP
+				PERFORM iot.ingest('boiler', (SELECT jsonb_object_agg('level-' || n, i % 2)
+					FROM generate_series(1, $sensors) n));
+				COMMIT;
+			END LOOP;
+			PERFORM pg_stat_force_next_flush();
+		END \$\$});
+	return;
+}
+
+# Blocks of a table and its indexes that each of the next batches looks at.
+sub blocks
+{
+	my ($table) = @_;
+	my $count = "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read"
+	  . " FROM pg_statio_all_tables WHERE relid = 'iot.$table'::regclass";
+	my $before = $iot->psql($count);
+
+	speak($hundred);
+	return ($iot->psql($count) - $before) / $hundred;
+}
+
+sub holds
+{
+	my ($table) = @_;
+
+	speak(10);
+	my $report = $iot->session;
+	$report->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
+	my $seen = $report->query_safe("SELECT md5(string_agg(v::text, '' ORDER BY v::text)) FROM iot.$table v");
+	my $first = blocks($table);
+	speak($batches - 2 * $hundred);
+	my $last = blocks($table);
+	is($report->query_safe("SELECT md5(string_agg(v::text, '' ORDER BY v::text)) FROM iot.$table v"),
+		$seen, "iot.$table: the snapshot still sees what it saw");
+	$report->query_safe('COMMIT');
+	cmp_ok($iot->psql("SELECT pg_stat_get_live_tuples('iot.$table'::regclass) + pg_stat_get_dead_tuples('iot.$table'::regclass)"),
+		'>', $batches * $sensors * 0.9, "iot.$table: it kept the versions");
+	# that of the index grows by a level, and its newest entries may lie in two pages
+	cmp_ok($last, '<', 2 * $first, sprintf('I21: iot.%s: a batch looks at %.1f blocks behind'
+			  . ' %d versions of each row, and at %.1f at first', $table, $last, $batches, $first));
+	return;
+}
+
+holds('sensor_value');
+is( $iot->psql('SELECT count(*), min(v.version), max(v.version), min(v.reported_at) = max(m.ts)'
+		  . ' FROM iot.sensor_value v, (SELECT max(ts) AS ts FROM iot.measurement) m'),
+	"$sensors|" . ($batches + 10) . '|' . ($batches + 10) . '|t', 'each row counts all that was said');
+$iot->psql("SELECT bt_index_check('iot.sensor_value_pkey', true)");
+$iot->psql('VACUUM (FULL, ANALYZE) iot.sensor_value');
+speak(1);
+is( $iot->psql('SELECT count(*), min(version) FROM iot.sensor_value'),
+	"$sensors|" . ($batches + 11), 'and goes on after the table was written anew');
+$iot->psql("SELECT bt_index_check('iot.sensor_value_pkey', true)");
+
+done_testing();
