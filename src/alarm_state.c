@@ -11,9 +11,11 @@
 #include "executor/spi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "alarm.h"
+#include "live_row.h"
 #include "plan.h"
 
 /* A due time that moves by less is not written anew: the sweep looks no closer. */
@@ -43,6 +45,25 @@ static IotPlan write_states = {
 	" judged_at = excluded.judged_at",
 	9, {UUIDARRAYOID, UUIDARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, BOOLARRAYOID,
 	TIMESTAMPTZARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID}
+};
+
+/* Columns of those statements, in their order, and of the table. */
+enum
+{
+	STATE_DEVICE, STATE_RULE, STATE_HITS, STATE_SINCE, STATE_CLEAR, STATE_DUE_AT, STATE_RED_HITS,
+	STATE_RED_SINCE, STATE_JUDGED_AT, STATE_COLUMNS
+};
+
+static const IotLiveColumn state_columns[STATE_COLUMNS] = {
+	[STATE_DEVICE] = {"device_id", UUIDOID},
+	[STATE_RULE] = {"alarm_rule_id", UUIDOID},
+	[STATE_HITS] = {"hits", INT4OID},
+	[STATE_SINCE] = {"since", TIMESTAMPTZOID},
+	[STATE_CLEAR] = {"clear", BOOLOID},
+	[STATE_DUE_AT] = {"due_at", TIMESTAMPTZOID},
+	[STATE_RED_HITS] = {"red_hits", INT4OID},
+	[STATE_RED_SINCE] = {"red_since", TIMESTAMPTZOID},
+	[STATE_JUDGED_AT] = {"judged_at", TIMESTAMPTZOID}
 };
 
 static int
@@ -104,15 +125,6 @@ column(uint64 row, int number, bool *isnull)
 	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
 }
 
-static TimestampTz
-time_column(uint64 row, int number, TimestampTz missing)
-{
-	bool		isnull;
-	Datum		value = column(row, number, &isnull);
-
-	return isnull ? missing : DatumGetTimestampTz(value);
-}
-
 /* The run that a row is about, by its first two columns; NULL where there is none. */
 static IotAlarmRun *
 find_run(const Runs *sorted, uint64 row)
@@ -149,39 +161,85 @@ load_open(Runs *sorted)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-static void
-load_track(IotRuleTrack *track, uint64 row, int hits, int since)
+/* A row of iot.alarm_rule_state. */
+typedef struct StateRow
 {
-	bool		isnull;
+	Datum		values[STATE_COLUMNS];
+	bool		nulls[STATE_COLUMNS];
+} StateRow;
 
-	track->hits = DatumGetInt32(column(row, hits, &isnull));
-	track->since = time_column(row, since, IOT_RULE_NEVER);
+static TimestampTz
+state_time(const StateRow *row, int column, TimestampTz missing)
+{
+	return row->nulls[column] ? missing : DatumGetTimestampTz(row->values[column]);
 }
 
-/* After load_open(): what a row says of an alarm that people have closed means nothing. */
+static void
+take_track(IotRuleTrack *track, const StateRow *row, int hits, int since)
+{
+	track->hits = DatumGetInt32(row->values[hits]);
+	track->since = state_time(row, since, IOT_RULE_NEVER);
+}
+
+/* What a row says of an alarm that people have closed means nothing. */
+static void
+take_state(IotAlarmRun *run, const StateRow *row)
+{
+	run->known = true;
+	run->stored_due_at = state_time(row, STATE_DUE_AT, DT_NOEND);
+	run->judged_at = state_time(row, STATE_JUDGED_AT, DT_NOBEGIN);
+	if (run->rule->kind == IOT_ALARM_NO_DATA)
+		run->since = state_time(row, STATE_SINCE, DT_NOBEGIN);
+	else if (run->state.level == 0)
+		take_track(&run->state.tracks[0], row, STATE_HITS, STATE_SINCE);
+	if (run->state.level < 2)
+		take_track(&run->state.tracks[1], row, STATE_RED_HITS, STATE_RED_SINCE);
+	if (run->state.level > 0)
+		run->state.clear = DatumGetBool(row->values[STATE_CLEAR]);
+}
+
+static void
+find_states(Runs *sorted, IotLiveRows *rows)
+{
+	StateRow	row;
+
+	for (int i = 0; i < sorted->count; i++)
+	{
+		IotAlarmRun *run = sorted->runs[i];
+
+		if (!iot_alarm_remembers(run->rule) ||
+			!iot_live_row_find(rows, &run->device_id, &run->rule->alarm_rule_id))
+			continue;
+		for (int j = 0; j < STATE_COLUMNS; j++)
+			row.values[j] = iot_live_row_get(rows, j, &row.nulls[j]);
+		take_state(run, &row);
+	}
+}
+
+/* After load_open(). */
 static void
 load_states(Runs *sorted)
 {
-	uint64		rows = iot_plan_execute(&select_states, &sorted->device_ids, NULL);
+	IotLiveRows *rows = iot_live_rows_open("alarm_rule_state", state_columns, STATE_COLUMNS);
+	uint64		count;
 
-	for (uint64 row = 0; row < rows; row++)
+	if (rows != NULL)
 	{
-		IotAlarmRun *run = find_run(sorted, row);
-		bool		isnull;
+		find_states(sorted, rows);
+		iot_live_rows_close(rows);
+		return;
+	}
+	count = iot_plan_execute(&select_states, &sorted->device_ids, NULL);
+	for (uint64 i = 0; i < count; i++)
+	{
+		IotAlarmRun *run = find_run(sorted, i);
+		StateRow	row;
 
 		if (run == NULL)
 			continue;
-		run->known = true;
-		run->stored_due_at = time_column(row, 6, DT_NOEND);
-		run->judged_at = time_column(row, 9, DT_NOBEGIN);
-		if (run->rule->kind == IOT_ALARM_NO_DATA)
-			run->since = time_column(row, 4, DT_NOBEGIN);
-		else if (run->state.level == 0)
-			load_track(&run->state.tracks[0], row, 3, 4);
-		if (run->state.level < 2)
-			load_track(&run->state.tracks[1], row, 7, 8);
-		if (run->state.level > 0)
-			run->state.clear = DatumGetBool(column(row, 5, &isnull));
+		for (int j = 0; j < STATE_COLUMNS; j++)
+			row.values[j] = column(i, j + 1, &row.nulls[j]);
+		take_state(run, &row);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -262,12 +320,6 @@ must_be_written(const IotAlarmRun *run, TimestampTz due_at)
 		(due_at > run->stored_due_at + slack && run->rule->kind != IOT_ALARM_NO_DATA);
 }
 
-enum
-{
-	STATE_DEVICE, STATE_RULE, STATE_HITS, STATE_SINCE, STATE_CLEAR, STATE_DUE_AT, STATE_RED_HITS,
-	STATE_RED_SINCE, STATE_JUDGED_AT, STATE_COLUMNS
-};
-
 /* Rows to be written, by columns. */
 typedef struct StateRows
 {
@@ -302,34 +354,50 @@ add_row(StateRows *rows, const IotAlarmRun *run, TimestampTz due_at)
 	rows->count++;
 }
 
-static void
-write_rows(StateRows *rows)
+/* Writes rows that are there, up to the first that is for a statement; returns how many that were. */
+static int
+update_rows(const StateRows *rows)
 {
-	static const struct
+	IotLiveRows *live = iot_live_rows_open("alarm_rule_state", state_columns, STATE_COLUMNS);
+	int			done = 0;
+
+	if (live == NULL)
+		return 0;
+	for (; done < rows->count; done++)
 	{
-		Oid			type;
-		int			len;
+		if (!iot_live_row_find(live, DatumGetUUIDP(rows->values[STATE_DEVICE][done]),
+							   DatumGetUUIDP(rows->values[STATE_RULE][done])))
+			break;
+		for (int i = STATE_HITS; i < STATE_COLUMNS; i++)
+			iot_live_row_set(live, i, rows->values[i][done], rows->nulls[i][done]);
+		if (!iot_live_row_update(live))
+			break;
+	}
+	iot_live_rows_close(live);
+	return done;
+}
+
+static void
+write_rows(const StateRows *rows)
+{
+	int			done = update_rows(rows);
+	int			count = rows->count - done;
+	int			lower = 1;
+	Datum		args[STATE_COLUMNS];
+
+	if (count == 0)
+		return;
+	for (int i = 0; i < STATE_COLUMNS; i++)
+	{
+		int16		len;
 		bool		byval;
 		char		align;
-	}			types[STATE_COLUMNS] = {
-		[STATE_DEVICE] = {UUIDOID, UUID_LEN, false, TYPALIGN_CHAR},
-		[STATE_RULE] = {UUIDOID, UUID_LEN, false, TYPALIGN_CHAR},
-		[STATE_HITS] = {INT4OID, sizeof(int32), true, TYPALIGN_INT},
-		[STATE_SINCE] = {TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-		[STATE_CLEAR] = {BOOLOID, sizeof(bool), true, TYPALIGN_CHAR},
-		[STATE_DUE_AT] = {TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-		[STATE_RED_HITS] = {INT4OID, sizeof(int32), true, TYPALIGN_INT},
-		[STATE_RED_SINCE] = {TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE},
-		[STATE_JUDGED_AT] = {TIMESTAMPTZOID, sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE}
-	};
-	Datum		args[STATE_COLUMNS];
-	int			lower = 1;
 
-	for (int i = 0; i < STATE_COLUMNS; i++)
-		args[i] = PointerGetDatum(construct_md_array(rows->values[i], rows->nulls[i], 1,
-													 &rows->count, &lower, types[i].type,
-													 types[i].len, types[i].byval,
-													 types[i].align));
+		get_typlenbyvalalign(state_columns[i].type, &len, &byval, &align);
+		args[i] = PointerGetDatum(construct_md_array(rows->values[i] + done, rows->nulls[i] + done,
+													 1, &count, &lower, state_columns[i].type,
+													 len, byval, align));
+	}
 	(void) iot_plan_execute(&write_states, args, NULL);
 }
 

@@ -30,6 +30,7 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -62,7 +63,9 @@ is_for_us(Relation relation)
 	TupleConstr *constraints = RelationGetDescr(relation)->constr;
 	const AclMode rights = ACL_SELECT | ACL_UPDATE;
 
+	/* an empty one may stand for one whose rows are elsewhere */
 	if (relation->rd_rel->relkind != RELKIND_RELATION || relation->rd_rel->relispartition ||
+		RelationGetNumberOfBlocks(relation) == 0 ||
 		pg_class_aclmask(RelationGetRelid(relation), GetUserId(), rights, ACLMASK_ALL) != rights ||
 		check_enable_rls(RelationGetRelid(relation), InvalidOid, true) == RLS_ENABLED)
 		return false;

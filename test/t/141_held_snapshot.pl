@@ -13,7 +13,8 @@ use IotTest;
 my $sensors = 20;
 my $batches = 1500;
 my $hundred = 100;
-my $iot = IotTest->new('main', conf => 'autovacuum = off');
+# no worker looks at these tables meanwhile
+my $iot = IotTest->new('main', databases => '', conf => 'autovacuum = off');
 
 $iot->psql('CREATE EXTENSION amcheck');
 $iot->parameter("level-$_") foreach 1 .. $sensors;
@@ -80,5 +81,17 @@ speak(1);
 is( $iot->psql('SELECT count(*), min(version) FROM iot.sensor_value'),
 	"$sensors|" . ($batches + 11), 'and goes on after the table was written anew');
 $iot->psql("SELECT bt_index_check('iot.sensor_value_pkey', true)");
+
+# each value changes what these remember: how many there were in a row, and since when
+$iot->psql(q{INSERT INTO iot.alarm_rule (name, kind, parameter_id, comparison, threshold, repeat_count, duration)
+	SELECT p.name || k.kind, 'threshold', p.parameter_id, '>', 0.5, k.count, k.duration FROM iot.parameter p,
+		(VALUES ('-often', 3, interval '0'), ('-long', 1, interval '1 hour')) AS k (kind, count, duration)});
+holds('alarm_rule_state');
+speak(1);
+is( $iot->psql('SELECT r.repeat_count, count(*), min(s.hits), max(s.hits) FROM iot.alarm_rule_state s'
+		  . ' JOIN iot.alarm_rule r USING (alarm_rule_id) GROUP BY 1 ORDER BY 1'),
+	"1|$sensors|1|1\n3|$sensors|1|1", 'each rule remembers what came last');
+$iot->psql("SELECT bt_index_check('iot.alarm_rule_state_pkey', true),"
+	  . " bt_index_check('iot.alarm_rule_state_due_at_idx', true)");
 
 done_testing();
