@@ -55,6 +55,7 @@ static struct
 	int64		stored_at;		/* the last batch of messages */
 	bool		unsettled;		/* the broker has more subscriptions than wanted, or may have */
 	int			quiet_rounds;	/* of a session that is given up */
+	char		greeted[IOT_TOPIC_MAX];	/* where devices were asked to announce themselves */
 }			adapter;
 
 static IotPlan record_session = {
@@ -70,8 +71,10 @@ typedef struct ConfigJob
 static void
 config_body(void *arg)
 {
+	const char *known = adapter.config == NULL ? NULL : adapter.config->fingerprint;
+
 	((ConfigJob *) arg)->config = iot_mqtt_config_read(&adapter.key.adapter_id,
-														adapter.key.number);
+														adapter.key.number, known);
 }
 
 /* before_shmem_exit: a broker that is told keeps our session without a doubt. */
@@ -140,10 +143,10 @@ use_config(IotMqttConfig *config)
 
 	if (old != NULL && strcmp(old->fingerprint, config->fingerprint) == 0)
 	{
-		if (config->error != NULL && iot_worker_passed(adapter.error_told_at, REMINDER_MS))
+		if (old->error != NULL && iot_worker_passed(adapter.error_told_at, REMINDER_MS))
 		{
 			ereport(LOG,
-					(errmsg("adapter \"%s\" cannot be used: %s", config->name, config->error)));
+					(errmsg("adapter \"%s\" cannot be used: %s", old->name, old->error)));
 			adapter.error_told_at = iot_worker_clock_ms();
 		}
 		iot_mqtt_config_free(config);
@@ -263,6 +266,25 @@ check_config(void)
 	use_config(job.config);
 }
 
+/*
+ * Says what Home Assistant says when it starts, once for each start of ours: devices answer with what
+ * they have, and those need it whose announcements the broker does not keep.
+ */
+static void
+greet(void)
+{
+	const char *prefix = adapter.config->strangers.discovery_prefix;
+	char		topic[IOT_TOPIC_MAX];
+	int			mid;
+
+	if (prefix == NULL || adapter.key.number > 1)
+		return;
+	snprintf(topic, sizeof(topic), "%s/status", prefix);
+	if (strcmp(topic, adapter.greeted) != 0 &&
+		iot_link_publish(topic, "online", 60, &mid) == IOT_PUBLISH_QUEUED)
+		strlcpy(adapter.greeted, topic, sizeof(adapter.greeted));
+}
+
 /* Tells the commands of a connection that came or went. */
 static void
 follow_link(void)
@@ -275,6 +297,7 @@ follow_link(void)
 	{
 		iot_command_link_up();
 		iot_dynsec_link_up(adapter.config);
+		greet();
 		adapter.take_wanted = true;
 	}
 	else if (adapter.link_state == IOT_LINK_UP)

@@ -22,7 +22,7 @@ enum
 	COL_NAME = 1, COL_URL, COL_USERNAME, COL_PASSWORD_FILE, COL_PASSWORD, COL_CLIENT_ID,
 	COL_KEEPALIVE, COL_CA_FILE, COL_CERT_FILE, COL_KEY_FILE, COL_PROTOCOL, COL_QOS,
 	COL_BATCH_SIZE, COL_BATCH_TIME, COL_MAX_IN_FLIGHT, COL_DEVICE_CREDENTIALS, COL_PROCESSES,
-	COL_REGISTERS, COL_TOPICS, COL_SHARED_TOPICS, COL_OWN_TOPICS, COL_STATE_TOPICS, COL_SESSION_FILTERS
+	COL_REGISTERS, COL_DISCOVERY_PREFIX, COL_TOPICS, COL_SHARED_TOPICS, COL_OWN_TOPICS, COL_STATE_TOPICS, COL_SESSION_FILTERS
 };
 
 static IotPlan read_config = {
@@ -254,10 +254,11 @@ choose_filters(IotMqttConfig *config, const pg_uuid_t *adapter_id, HeapTuple row
 
 /*
  * The adapter's configuration in a memory context of its own below TopMemoryContext, or NULL.
- * Called within a transaction, connected to SPI.
+ * Called within a transaction, connected to SPI.  Of one whose fingerprint is known, the filters are left
+ * out: there may be thousands, and this is called each second.
  */
 IotMqttConfig *
-iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number)
+iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number, const char *known)
 {
 	Datum		values[2] = {UUIDPGetDatum(adapter_id), Int32GetDatum(number)};
 	MemoryContext context;
@@ -303,7 +304,8 @@ iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number)
 	config->number = number;
 	config->processes = parse_number(config, "processes", SPI_getvalue(row, desc, COL_PROCESSES),
 									 1, 16, 1);
-	config->registers = SPI_getvalue(row, desc, COL_REGISTERS) != NULL;
+	config->strangers.register_themselves = SPI_getvalue(row, desc, COL_REGISTERS) != NULL;
+	config->strangers.discovery_prefix = SPI_getvalue(row, desc, COL_DISCOVERY_PREFIX);
 	/* the broker waits 1.5 times as long for a batch that the database holds up: hence a minute */
 	config->keepalive = parse_number(config, "keepalive",
 									 SPI_getvalue(row, desc, COL_KEEPALIVE), 10, 3600, 60);
@@ -326,7 +328,8 @@ iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number)
 										 1, 10000, 1000);
 	credentials = SPI_getvalue(row, desc, COL_DEVICE_CREDENTIALS);
 	config->dynsec = number == 1 && credentials != NULL && strcmp(credentials, "dynsec") == 0;
-	choose_filters(config, adapter_id, row, desc);
+	if (known == NULL || strcmp(known, config->fingerprint) != 0)
+		choose_filters(config, adapter_id, row, desc);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, TopMemoryContext);
 	return config;

@@ -7,6 +7,8 @@
 
 #include "utils/uuid.h"
 
+#include "ingest.h"
+
 /* Where the options do not say. */
 #define IOT_BATCH_SIZE		4000
 #define IOT_BATCH_TIME_MS	10
@@ -39,7 +41,7 @@ typedef struct IotMqttConfig
 	int			qos;
 	int			number;			/* of this process, from 1 on; the first one sends commands */
 	int			processes;
-	bool		registers;		/* devices that are not known yet */
+	IotStrangers strangers;
 	int			batch_size;
 	int			batch_time;		/* ms from one batch to the next while messages stream in */
 	int			max_in_flight;
@@ -53,7 +55,8 @@ typedef struct IotMqttConfig
 } IotMqttConfig;
 
 /* Runs in a transaction; NULL where the row is gone or disabled. */
-extern IotMqttConfig *iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number);
+extern IotMqttConfig *iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number,
+										   const char *known);
 extern void iot_mqtt_config_free(IotMqttConfig *config);
 
 #endif							/* IOT_MQTT_CONFIG_H */

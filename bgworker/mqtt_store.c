@@ -162,7 +162,7 @@ store_body(void *arg)
 	int			most;
 
 	if (job->count > 0)
-		iot_ingest_batch(job->config->name, job->adapter_id, job->config->registers,
+		iot_ingest_batch(job->config->name, job->adapter_id, &job->config->strangers,
 						 job->messages, job->count, &result);
 	job->counters = result.counters;
 	job->nanswers = 0;

@@ -461,7 +461,7 @@ BEGIN
 		RAISE EXCEPTION 'announcement must be a JSON object' USING ERRCODE = 'invalid_parameter_value',
 			HINT = 'Give what is retained at the topic, or NULL where that is empty.';
 	END IF;
-	IF old.config = config AND old.device_id IS NOT NULL THEN
+	IF old.config = config AND old.device_id IS NOT NULL AND NOT old.refused THEN
 		SELECT d.name INTO device FROM iot.device d WHERE d.device_id = old.device_id;
 		parameters := old.parameters;
 		ignored := string_to_array(old.error, '; ');
@@ -578,7 +578,7 @@ BEGIN
 			nullif(left(array_to_string(ignored, '; '), 4000), ''))
 		ON CONFLICT (adapter_id, topic) DO UPDATE SET device_id = excluded.device_id, config = excluded.config,
 			parameters = excluded.parameters, presence = excluded.presence, expire_after = excluded.expire_after,
-			error = excluded.error, updated_at = excluded.updated_at;
+			refused = false, error = excluded.error, updated_at = excluded.updated_at;
 	IF old.device_id <> found.device_id THEN
 		PERFORM iot_internal.discovery_settle(old.device_id);
 	END IF;
@@ -607,6 +607,48 @@ BEGIN
 		RAISE EXCEPTION 'topic "%" is one of device type "%"', left(topic, 150), owner
 			USING ERRCODE = 'duplicate_object',
 				HINT = 'Who announces it would listen to others, or speak for them.';
+	END IF;
+END
+$function$;
+
+-- The same for what comes to an adapter, whose options say where and into which group; why it is refused, and
+-- whether that is news.  An error that is not the announcement's fault is one.
+CREATE OR REPLACE FUNCTION iot_internal.discover(
+	adapter_id uuid, topic text, config jsonb, OUT error text, OUT is_new boolean)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+#variable_conflict use_column
+DECLARE
+	rule record;
+	state text;
+BEGIN
+	SELECT g.device_group_id, a.options ->> 'discovery_prefix' AS prefix,
+			coalesce((a.options ->> 'discovery_limit')::bigint, 1000) AS max_topics INTO rule
+		FROM iot.adapter a LEFT JOIN iot.device_group g ON g.name = a.options ->> 'discovery_group'
+		WHERE a.adapter_id = discover.adapter_id;
+	is_new := true;
+	IF rule.device_group_id IS NULL OR rule.prefix IS NULL THEN
+		error := 'the device group of such devices does not exist';
+		RETURN;
+	END IF;
+	BEGIN
+		PERFORM iot_internal.discovery_import(adapter_id, rule.device_group_id, rule.prefix, topic, config, rule.max_topics);
+		RETURN;
+	EXCEPTION WHEN OTHERS THEN
+		GET STACKED DIAGNOSTICS error = MESSAGE_TEXT, state = RETURNED_SQLSTATE;
+		IF state !~ '^(0A|22|23|42|54)' THEN
+			RAISE;
+		END IF;
+	END;
+	is_new := NOT EXISTS (SELECT FROM iot.discovery a WHERE a.adapter_id = discover.adapter_id
+		AND a.topic = discover.topic AND a.refused AND a.error = left(discover.error, 4000));
+	IF is_new THEN
+		INSERT INTO iot.discovery (adapter_id, topic, config, refused, error)
+			SELECT discover.adapter_id, discover.topic,
+				CASE WHEN octet_length(config::text) > 65536 THEN '{}' ELSE coalesce(config, '{}') END, true, left(discover.error, 4000)
+			WHERE (SELECT count(*) FROM iot.discovery a WHERE a.adapter_id = discover.adapter_id) < rule.max_topics
+				OR EXISTS (SELECT FROM iot.discovery a WHERE a.adapter_id = discover.adapter_id AND a.topic = discover.topic)
+			ON CONFLICT (adapter_id, topic) DO UPDATE SET refused = true, error = excluded.error,
+				updated_at = excluded.updated_at;
 	END IF;
 END
 $function$;

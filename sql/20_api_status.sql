@@ -246,6 +246,27 @@ BEGIN
 		END IF;
 	END LOOP;
 
+	FOR row IN
+		SELECT a.name, count(*) FILTER (WHERE d.refused) AS refused, count(*) AS topics,
+			coalesce((a.options ->> 'discovery_limit')::bigint, 1000) AS discovery_limit,
+			NOT EXISTS (SELECT FROM iot.device_group g WHERE g.name = a.options ->> 'discovery_group') AS lost
+		FROM iot.adapter a LEFT JOIN iot.discovery d ON d.adapter_id = a.adapter_id
+		WHERE a.kind = 'mqtt' AND a.options ? 'discovery_prefix' GROUP BY a.adapter_id LOOP
+		IF row.lost THEN
+			RETURN QUERY VALUES ('warning',
+				format('adapter "%s" cannot take in devices that announce themselves: their group does not exist', row.name),
+				'Correct "discovery_group" in its options.');
+		ELSIF row.topics >= row.discovery_limit THEN
+			RETURN QUERY VALUES ('warning',
+				format('adapter "%s" has as many announcements as it may: %s', row.name, row.topics),
+				'Raise "discovery_limit" in its options, or delete devices that are gone and their types.');
+		END IF;
+		IF row.refused > 0 THEN
+			RETURN QUERY VALUES ('info', format('adapter "%s" has refused announcements of devices: %s', row.name, row.refused),
+				'See iot.discovery, column "error".');
+		END IF;
+	END LOOP;
+
 	-- what is configured
 	IF EXISTS (SELECT FROM iot.device) AND NOT EXISTS (SELECT FROM iot.adapter a WHERE a.enabled) THEN
 		RETURN QUERY VALUES ('warning', 'there are devices and no adapter is enabled',

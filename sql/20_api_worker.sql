@@ -61,7 +61,7 @@ CREATE OR REPLACE FUNCTION iot_internal.adapter_config(adapter_id uuid, number i
 RETURNS TABLE (name text, url text, username text, password_file text, password text,
 	client_id text, keepalive text, ca_file text, cert_file text, key_file text, protocol text,
 	qos text, batch_size text, batch_time text, max_in_flight text, device_credentials text,
-	processes integer, registers text,
+	processes integer, registers text, discovery_prefix text,
 	topics text[], shared_topics text[], own_topics text[], state_topics text[],
 	session_filters text[])
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -70,7 +70,7 @@ AS $function$
 		(SELECT s.value FROM iot.secret s WHERE s.name = o ->> 'password_secret'),
 		o ->> 'client_id', o ->> 'keepalive', o ->> 'ca_file', o ->> 'cert_file', o ->> 'key_file',
 		o ->> 'protocol', o ->> 'qos', o ->> 'batch_size', o ->> 'batch_time', o ->> 'max_in_flight',
-		o ->> 'device_credentials', iot_internal.adapter_processes(o), o ->> 'register_group',
+		o ->> 'device_credentials', iot_internal.adapter_processes(o), o ->> 'register_group', o ->> 'discovery_prefix',
 		CASE WHEN o ? 'topics'
 			THEN ARRAY(SELECT t.topic FROM pg_catalog.jsonb_array_elements_text(o -> 'topics') AS t (topic)) END,
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
@@ -85,7 +85,9 @@ AS $function$
 				CROSS JOIN LATERAL pg_catalog.unnest(u.topics) AS x (topic)),
 		(SELECT pg_catalog.array_agg(DISTINCT x.topic)
 			FROM iot.device_type dt CROSS JOIN LATERAL
-				(VALUES (dt.attributes_topic), (dt.status_topic)) AS x (topic)),
+				(VALUES (dt.attributes_topic), (dt.status_topic)) AS x (topic))
+			|| CASE WHEN o ? 'discovery_prefix' THEN ARRAY[(o ->> 'discovery_prefix') || '/+/+/config',
+				(o ->> 'discovery_prefix') || '/+/+/+/config'] END,
 		(SELECT s.filters FROM iot.adapter_session s
 			WHERE s.adapter_id = a.adapter_id AND s.number = $2)
 	FROM iot.adapter a CROSS JOIN LATERAL (SELECT a.options) AS x (o)

@@ -435,10 +435,10 @@ DECLARE
 	error text;
 BEGIN
 	IF key = ANY (ARRAY['processes', 'keepalive', 'qos', 'batch_size', 'batch_time', 'max_in_flight',
-			'register_limit']) THEN
+			'register_limit', 'discovery_limit']) THEN
 		low := CASE WHEN key = 'keepalive' THEN 10 WHEN key = 'qos' OR key = 'batch_time' THEN 0 ELSE 1 END;
 		high := CASE key WHEN 'processes' THEN 16 WHEN 'keepalive' THEN 3600 WHEN 'qos' THEN 1
-			WHEN 'register_limit' THEN 1000000 ELSE 10000 END;
+			WHEN 'register_limit' THEN 1000000 WHEN 'discovery_limit' THEN 100000 ELSE 10000 END;
 		IF jsonb_typeof(option) <> 'number' OR option::text !~ '^[0-9]{1,7}$'
 			OR NOT option::integer BETWEEN low AND high THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
@@ -490,7 +490,15 @@ BEGIN
 					HINT = 'A filter is a topic in which "+" stands for a level and "#", at the end, for all that follow: "plant/+/telemetry".';
 			END IF;
 		END LOOP;
-	ELSIF key = 'register_group' THEN
+	ELSIF key = 'discovery_prefix' THEN
+		error := CASE WHEN string IS NULL THEN 'it is not a text' WHEN octet_length(string) > 100
+			THEN 'it is longer than 100 bytes' ELSE iot_internal.own_topic_error(string) END;
+		IF error IS NOT NULL THEN
+			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+				MESSAGE = format('invalid option "discovery_prefix" of %s: %s', what, error),
+				HINT = 'It is what topics of announcements begin with, such as "homeassistant".';
+		END IF;
+	ELSIF key = ANY (ARRAY['register_group', 'discovery_group']) THEN
 		IF string IS NULL OR NOT EXISTS (SELECT FROM iot.device_group g WHERE g.name = string) THEN
 			RAISE EXCEPTION USING ERRCODE = 'undefined_object',
 				MESSAGE = format('device group %s, into which %s registers devices, does not exist', option, what),
@@ -509,7 +517,7 @@ BEGIN
 	ELSE
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('unknown option "%s" of %s', key, what),
-			HINT = 'Known are "username", "password_file", "password_secret", "client_id", "keepalive", "ca_file", "cert_file", "key_file", "protocol", "processes", "qos", "topics", "batch_size", "batch_time", "max_in_flight", "device_credentials", "register_group", "register_type" and "register_limit".';
+			HINT = 'Known are "username", "password_file", "password_secret", "client_id", "keepalive", "ca_file", "cert_file", "key_file", "protocol", "processes", "qos", "topics", "batch_size", "batch_time", "max_in_flight", "device_credentials", "register_group", "register_type", "register_limit", "discovery_prefix", "discovery_group" and "discovery_limit".';
 	END IF;
 END
 $function$;
@@ -584,6 +592,12 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('%s has only part of the options for registering devices', what),
 			HINT = 'The options "register_group" and "register_type" go together, and "register_limit" goes with them.';
+	END IF;
+	IF NEW.options ? 'discovery_prefix' <> NEW.options ? 'discovery_group'
+		OR NEW.options ? 'discovery_limit' AND NOT NEW.options ? 'discovery_prefix' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('%s has only part of the options for devices that announce themselves', what),
+			HINT = 'The options "discovery_prefix" and "discovery_group" go together, and "discovery_limit" goes with them.';
 	END IF;
 	-- it would be kept out by the device's password
 	IF EXISTS (SELECT FROM iot.device_credential c WHERE c.username = NEW.options ->> 'username') THEN

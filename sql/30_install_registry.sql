@@ -136,6 +136,7 @@ BEGIN
 		parameters text[] NOT NULL DEFAULT '{}',
 		presence jsonb,
 		expire_after integer,
+		refused boolean NOT NULL DEFAULT false,
 		error text,
 		created_at timestamptz NOT NULL DEFAULT now(),
 		updated_at timestamptz NOT NULL DEFAULT now(),

@@ -110,6 +110,8 @@ BEGIN
 	COMMENT ON COLUMN iot.discovery.presence IS
 		'topic, path and words by which it says online and offline';
 	COMMENT ON COLUMN iot.discovery.expire_after IS 'seconds after which a value is no longer true';
+	COMMENT ON COLUMN iot.discovery.refused IS
+		'the last announcement there was; what was taken of an earlier one holds';
 	COMMENT ON COLUMN iot.discovery.error IS
 		'what of it is not used, and why; NULL where all of it is';
 	COMMENT ON TABLE iot.device IS 'a thing that reports and takes commands; its name is that in topics';

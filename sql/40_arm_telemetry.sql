@@ -49,7 +49,7 @@ BEGIN
 	COMMENT ON TABLE iot.dead_letter IS 'what came in and could not be used';
 	COMMENT ON COLUMN iot.dead_letter.adapter IS 'where it came in; null for the SQL door';
 	COMMENT ON COLUMN iot.dead_letter.reason IS
-		'a code: unknown_topic, unknown_device, wrong_adapter, disabled_device, unknown_parameter, malformed_json, invalid_utf8, wrong_type, not_finite, invalid_time, out_of_time_range, conflict, too_large, empty, retained, unknown_command, refused_by_database';
+		'a code: unknown_topic, unknown_device, wrong_adapter, disabled_device, unknown_parameter, malformed_json, invalid_utf8, wrong_type, not_finite, invalid_time, out_of_time_range, conflict, too_large, empty, retained, unknown_command, refused_announcement, refused_by_database';
 	COMMENT ON COLUMN iot.dead_letter.error IS 'what exactly was wrong, in words';
 	COMMENT ON COLUMN iot.dead_letter.received_at IS
 		'when it came; a replay takes it for the time of what has none of its own';

@@ -39,6 +39,7 @@ static const char *const reason_names[IOT_REASONS] = {
 	[IOT_REASON_EMPTY] = "empty",
 	[IOT_REASON_RETAINED] = "retained",
 	[IOT_REASON_UNKNOWN_COMMAND] = "unknown_command",
+	[IOT_REASON_REFUSED_ANNOUNCEMENT] = "refused_announcement",
 	[IOT_REASON_REFUSED_BY_DATABASE] = "refused_by_database"
 };
 

@@ -30,13 +30,15 @@ typedef struct Letter
 	int64		id;
 	char	   *adapter;		/* NULL at the SQL door */
 	pg_uuid_t	adapter_id;
+	char	   *discovery_prefix;	/* NULL where its adapter has none */
 	text	   *device;			/* may be NULL */
 	IotIngestMessage message;
 } Letter;
 
 static IotPlan lock_letter = {
 	"SELECT l.adapter, a.adapter_id, l.device, l.topic, l.payload, l.received_at, l.retained,"
-	" l.reason = 'too_large' AND l.error LIKE 'payload is larger than%'"
+	" l.reason = 'too_large' AND l.error LIKE 'payload is larger than%',"
+	" a.options ->> 'discovery_prefix'"
 	" FROM (SELECT d.* FROM iot.dead_letter d WHERE d.dead_letter_id = $1 FOR UPDATE) l"
 	" LEFT JOIN iot.adapter a ON a.name = l.adapter",
 	1, {INT8OID}
@@ -112,6 +114,9 @@ read_letter(Letter *letter)
 	letter->message.received_at = DatumGetTimestampTz(column(6, &isnull));
 	letter->message.retained = DatumGetBool(column(7, &isnull));
 	cut = DatumGetBool(column(8, &isnull)) && !isnull;
+	value = column(9, &isnull);
+	if (!isnull)
+		letter->discovery_prefix = TextDatumGetCString(value);
 
 	if (no_payload || no_adapter != no_topic || (no_adapter && no_device))
 		cannot_replay(letter, "it is no message");
@@ -157,8 +162,8 @@ iot_replay_dead_letter(PG_FUNCTION_ARGS)
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to the server programming interface");
 	read_letter(&letter);
-	iot_ingest_replay(letter.id, letter.adapter, &letter.adapter_id, letter.device,
-					  &letter.message, &result);
+	iot_ingest_replay(letter.id, letter.adapter, &letter.adapter_id, letter.discovery_prefix,
+					  letter.device, &letter.message, &result);
 	if (result.nacks > 0 && !record(&result.acks[0]))
 	{
 		IotDeadLetter unknown = {

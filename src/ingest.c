@@ -76,7 +76,7 @@ resolve_sender(const IotIngestMessage *message, IotSender *sender, List **names)
 	IotTopicKind kind;
 	int			at = -1;
 
-	if (sender->refused)
+	if (sender->done)
 		return;
 	if (sender->name != NULL)
 	{
@@ -239,20 +239,21 @@ iot_batch_end(IotBatch *batch, IotIngestResult *result)
 }
 
 /*
- * Takes in messages of one adapter, in the order in which they came; registers says whether its options
- * let strangers become devices.  Needs SPI and a transaction;
- * the result is in the current memory context.  When this returns everything is written, though
+ * Takes in messages of one adapter, in the order in which they came; what they announce comes first.
+ * Needs SPI and a transaction; the result is in the current memory context.  When this returns everything is written, though
  * not committed.
  */
 void
-iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id, bool registers,
+iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id, const IotStrangers *strangers,
 				 const IotIngestMessage *messages, int count, IotIngestResult *result)
 {
 	IotBatch	batch;
 
 	iot_batch_begin(&batch, adapter, adapter_id, messages, count);
+	if (strangers->discovery_prefix != NULL)
+		iot_batch_discover(&batch, strangers->discovery_prefix);
 	iot_batch_expand(&batch);
-	resolve_senders(&batch, registers);
+	resolve_senders(&batch, strangers->register_themselves);
 	for (int i = 0; i < batch.message_count; i++)
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -269,7 +270,7 @@ iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id, bool register
  */
 void
 iot_ingest_replay(int64 dead_letter_id, const char *adapter, const pg_uuid_t *adapter_id,
-				  text *device, const IotIngestMessage *message, IotIngestResult *result)
+				  const char *discovery_prefix, text *device, const IotIngestMessage *message, IotIngestResult *result)
 {
 	IotBatch	batch;
 
@@ -277,6 +278,8 @@ iot_ingest_replay(int64 dead_letter_id, const char *adapter, const pg_uuid_t *ad
 	batch.replayed = dead_letter_id;
 	if (adapter != NULL)
 	{
+		if (discovery_prefix != NULL)
+			iot_batch_discover(&batch, discovery_prefix);
 		iot_batch_expand(&batch);
 		resolve_senders(&batch, false);
 		for (int i = 0; i < batch.message_count; i++)
@@ -308,6 +311,7 @@ iot_ingest_counters_add(IotIngestCounters *sum, const IotIngestCounters *counter
 	sum->attributes += counters->attributes;
 	sum->statuses += counters->statuses;
 	sum->acks += counters->acks;
+	sum->announcements += counters->announcements;
 	for (int i = 0; i < IOT_REASONS; i++)
 		sum->reasons[i] += counters->reasons[i];
 }

@@ -30,6 +30,7 @@ typedef enum IotReason
 	IOT_REASON_EMPTY,
 	IOT_REASON_RETAINED,
 	IOT_REASON_UNKNOWN_COMMAND,
+	IOT_REASON_REFUSED_ANNOUNCEMENT,
 	IOT_REASON_REFUSED_BY_DATABASE
 } IotReason;
 
@@ -46,6 +47,13 @@ typedef struct IotIngestMessage
 	bool		retained;		/* the broker's copy of an earlier message */
 } IotIngestMessage;
 
+/* What an adapter's options let those do who are no devices yet. */
+typedef struct IotStrangers
+{
+	bool		register_themselves;	/* by their first telemetry */
+	const char *discovery_prefix;	/* of topics where they announce themselves; NULL: nowhere */
+} IotStrangers;
+
 /*
  * received = stored + duplicate + conflict + rejected, counted in values; a message that gives no
  * value counts as one that is rejected.  What is no measurement is counted apart.
@@ -61,6 +69,7 @@ typedef struct IotIngestCounters
 	uint64		attributes;
 	uint64		statuses;
 	uint64		acks;
+	uint64		announcements;
 	uint64		reasons[IOT_REASONS];	/* of conflict and rejected */
 } IotIngestCounters;
 
@@ -95,11 +104,12 @@ typedef struct IotIngestResult
 } IotIngestResult;
 
 extern PGDLLEXPORT void iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id,
-										 bool registers, const IotIngestMessage *messages,
-										 int count, IotIngestResult *result);
+										 const IotStrangers *strangers,
+										 const IotIngestMessage *messages, int count,
+										 IotIngestResult *result);
 extern void iot_ingest_replay(int64 dead_letter_id, const char *adapter,
-							  const pg_uuid_t *adapter_id, text *device,
-							  const IotIngestMessage *message, IotIngestResult *result);
+							  const pg_uuid_t *adapter_id, const char *discovery_prefix,
+							  text *device, const IotIngestMessage *message, IotIngestResult *result);
 extern PGDLLEXPORT void iot_ingest_counters_add(IotIngestCounters *sum,
 												const IotIngestCounters *counters);
 extern PGDLLEXPORT const char *iot_reason_name(IotReason reason);

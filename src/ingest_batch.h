@@ -5,6 +5,8 @@
 #ifndef IOT_INGEST_BATCH_H
 #define IOT_INGEST_BATCH_H
 
+#include "utils/jsonb.h"
+
 #include "dead_letter.h"
 #include "device_state.h"
 #include "ingest.h"
@@ -29,7 +31,7 @@ typedef struct IotSender
 	IotTopicKind kind;
 	bool		known_topic;
 	bool		ignored;		/* unless somebody we know sent it */
-	bool		refused;		/* before anybody looked who sent it */
+	bool		done;			/* refused or taken before anybody looked who sent it */
 	const char *name;			/* that a gateway gives, or that its topic has alone, or NULL */
 	uint32		name_len;
 	int			topic;			/* index of the gateway's template */
@@ -75,6 +77,8 @@ typedef struct IotBatch
 extern void iot_batch_begin(IotBatch *batch, const char *adapter, const pg_uuid_t *adapter_id,
 							const IotIngestMessage *messages, int count);
 extern int	iot_batch_origin(const IotBatch *batch, int index);
+extern Jsonb *iot_batch_jsonb(const IotIngestMessage *message, const char **error);
+extern void iot_batch_discover(IotBatch *batch, const char *prefix);
 extern void iot_batch_expand(IotBatch *batch);
 extern bool iot_batch_register(IotBatch *batch);
 extern void iot_batch_refuse(IotBatch *batch, int index, IotReason reason, const char *error);

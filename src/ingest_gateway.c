@@ -18,6 +18,12 @@
 static IotBody body;
 static char *fragment;
 
+/*
+ * Messages that may come of those of a batch, beside these: a topic may be that of many devices.  More of
+ * them is an error of that kind which has an adapter try half of the batch.
+ */
+#define MAX_COPIES		50000
+
 /* The batch's messages in the making. */
 typedef struct Expansion
 {
@@ -197,7 +203,7 @@ add_gateway(Expansion *expansion, const IotBatch *batch, int origin, const IotSe
 															 mapping) > 0)
 		return true;
 	refusal->index = expansion->count;
-	add_message(expansion, batch, origin)->refused = true;
+	add_message(expansion, batch, origin)->done = true;
 	return false;
 }
 
@@ -225,13 +231,20 @@ iot_batch_expand(IotBatch *batch)
 															   &match);
 
 		CHECK_FOR_INTERRUPTS();
-		if (batch->senders[i].refused)
+		if (batch->senders[i].done)
 		{
-			add_message(&expansion, batch, i)->refused = true;
+			add_message(&expansion, batch, i)->done = true;
 			continue;
 		}
 		if (add_owners(&expansion, batch, i) > 0)
+		{
+			if (batch->message_count > 1 && expansion.count - i > MAX_COPIES)
+				ereport(ERROR,
+						(errcode(ERRCODE_DATA_EXCEPTION),
+						 errmsg("messages of the batch are for too many devices"),
+						 errhint("Give fewer messages at a time.")));
 			continue;
+		}
 		if (mapping == NULL)
 		{
 			(void) add_message(&expansion, batch, i);

@@ -276,8 +276,8 @@ add_report(IotBatch *batch, int index, IotDevice *device)
  * numbers, and on characters that its encoding lacks) and says so by raising; a subtransaction
  * keeps that from costing the batch.
  */
-static Jsonb *
-make_jsonb(const IotIngestMessage *message, const char **error)
+Jsonb *
+iot_batch_jsonb(const IotIngestMessage *message, const char **error)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
@@ -328,7 +328,7 @@ take_attributes(IotBatch *batch, int index)
 	Jsonb	   *attributes = NULL;
 
 	if (status == IOT_PAYLOAD_OK)
-		attributes = make_jsonb(message, &error);
+		attributes = iot_batch_jsonb(message, &error);
 	if (attributes == NULL)
 	{
 		iot_batch_refuse(batch, index, iot_reason_of(status), error);
@@ -434,7 +434,7 @@ iot_batch_message(IotBatch *batch, int index)
 	const IotIngestMessage *message = &batch->messages[index];
 	const IotSender *sender = &batch->senders[index];
 
-	if (sender->refused || (sender->device == NULL && sender->ignored))
+	if (sender->done || (sender->device == NULL && sender->ignored))
 		return;
 	if (message->payload_len > (uint32) iot_max_payload_size * 1024)
 		iot_batch_refuse(batch, index, IOT_REASON_TOO_LARGE,

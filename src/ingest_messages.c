@@ -25,12 +25,12 @@
 PG_FUNCTION_INFO_V1(iot_ingest_messages_sql);
 
 static IotPlan find_adapter = {
-	"SELECT a.adapter_id, a.options ? 'register_group' FROM iot.adapter a WHERE a.name = $1",
+	"SELECT a.adapter_id, a.options ? 'register_group', a.options ->> 'discovery_prefix' FROM iot.adapter a WHERE a.name = $1",
 	1, {TEXTOID}
 };
 
 static pg_uuid_t
-adapter_id_of(text *name, bool *registers)
+adapter_id_of(text *name, IotStrangers *strangers)
 {
 	Datum		arg = PointerGetDatum(name);
 	bool		isnull;
@@ -40,8 +40,9 @@ adapter_id_of(text *name, bool *registers)
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("adapter \"%s\" does not exist", text_to_cstring(name)),
 				 errhint("Insert it into iot.adapter first.")));
-	*registers = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2,
-											&isnull));
+	strangers->register_themselves = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0],
+																SPI_tuptable->tupdesc, 2, &isnull));
+	strangers->discovery_prefix = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3);
 	return *DatumGetUUIDP(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }
 
@@ -102,6 +103,7 @@ result_to_jsonb(const IotIngestResult *result)
 	iot_payload_int8(&answer, "rejected", counters->rejected);
 	iot_payload_int8(&answer, "attributes", counters->attributes);
 	iot_payload_int8(&answer, "statuses", counters->statuses);
+	iot_payload_int8(&answer, "announcements", counters->announcements);
 	iot_payload_key(&answer, "reasons");
 	(void) pushJsonbValue(&answer.state, WJB_BEGIN_OBJECT, NULL);
 	for (int i = 0; i < IOT_REASONS; i++)
@@ -124,7 +126,7 @@ iot_ingest_messages_sql(PG_FUNCTION_ARGS)
 	MemoryContext context = CurrentMemoryContext;
 	text	   *adapter = PG_GETARG_TEXT_PP(0);
 	pg_uuid_t	adapter_id;
-	bool		registers;
+	IotStrangers strangers;
 	int			count;
 	Datum	   *topics = elements(fcinfo, 1, TEXTOID, &count, -1);
 	Datum	   *payloads = elements(fcinfo, 2, BYTEAOID, &count, count);
@@ -148,8 +150,8 @@ iot_ingest_messages_sql(PG_FUNCTION_ARGS)
 	}
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to the server programming interface");
-	adapter_id = adapter_id_of(adapter, &registers);
-	iot_ingest_batch(text_to_cstring(adapter), &adapter_id, registers, messages, count, &result);
+	adapter_id = adapter_id_of(adapter, &strangers);
+	iot_ingest_batch(text_to_cstring(adapter), &adapter_id, &strangers, messages, count, &result);
 	MemoryContextSwitchTo(context);
 	answer = result_to_jsonb(&result);
 	SPI_finish();

@@ -135,6 +135,39 @@ level_end(const char *text, size_t len, size_t from)
 	return slash == NULL ? len : (size_t) (slash - text);
 }
 
+static bool
+level_is(const char *level, size_t len, const char *word)
+{
+	return len == strlen(word) && memcmp(level, word, len) == 0;
+}
+
+/*
+ * Whether devices announce themselves there, as Home Assistant has them do: the prefix, a component, a
+ * node perhaps, an object, and "config".
+ */
+bool
+iot_topic_is_announcement(const char *topic, size_t len, const char *prefix)
+{
+	size_t		from = strlen(prefix);
+	int			levels = 0;
+
+	if (len <= from || memcmp(topic, prefix, from) != 0 || topic[from] != '/' ||
+		!iot_topic_valid(topic, len, NULL))
+		return false;
+	while (from < len)
+	{
+		size_t		end = level_end(topic, len, from + 1);
+
+		if (end == from + 1)
+			return false;
+		levels++;
+		if (end == len)
+			return (levels == 3 || levels == 4) && level_is(topic + from + 1, len - from - 1, "config");
+		from = end;
+	}
+	return false;
+}
+
 /*
  * Whether this can be subscribed to by an adapter: "+" fills a level, "#" is the last one.  On false,
  * *error says why, as in iot_topic_valid().
@@ -199,12 +232,6 @@ iot_topic_filters_overlap(const char *a, size_t a_len, const char *b, size_t b_l
 		at_a = end_a + 1;
 		at_b = end_b + 1;
 	}
-}
-
-static bool
-level_is(const char *level, size_t len, const char *word)
-{
-	return len == strlen(word) && memcmp(level, word, len) == 0;
 }
 
 static const char *

@@ -47,6 +47,7 @@ typedef struct IotTopicMatch
 extern IOT_API bool iot_device_name_valid(const char *name, size_t len);
 extern IOT_API bool iot_external_name_valid(const char *name, size_t len);
 extern IOT_API bool iot_topic_valid(const char *topic, size_t len, const char **error);
+extern IOT_API bool iot_topic_is_announcement(const char *topic, size_t len, const char *prefix);
 extern IOT_API bool iot_topic_filter_valid(const char *filter, size_t len, const char **error);
 extern IOT_API bool iot_topic_filters_overlap(const char *a, size_t a_len,
 											  const char *b, size_t b_len);

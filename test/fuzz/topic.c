@@ -48,6 +48,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	(void) iot_device_name_valid(first, first_len);
 	(void) iot_external_name_valid(second, second_len);
 	(void) iot_topic_valid(second, second_len, NULL);
+	(void) iot_topic_is_announcement(second, second_len, "a");
 	if (iot_topic_filter_valid(first, first_len, NULL) &&
 		iot_topic_filter_valid(second, second_len, NULL))
 	{

@@ -285,4 +285,66 @@ SELECT throws_ok($$SELECT iot.import_home_assistant('homeassistant/sensor/x/conf
 SELECT throws_ok($$SELECT iot.import_home_assistant(NULL, '{}')$$, '22004', NULL, 'no topic');
 SELECT is((SELECT i.device FROM iot.import_home_assistant('my/ha/sensor/p/config', '{"stat_t":"odd/q"}', discovery_prefix => 'my/ha') i), 'p', 'another prefix');
 
+-- 10. what an adapter hears, where its options let devices announce themselves
+SELECT is(take('homeassistant/sensor/new/config', '{"stat_t":"new/v"}') -> 'reasons', '{"unknown_topic": 1}', 'off by default');
+UPDATE iot.adapter SET options = '{"discovery_prefix": "homeassistant", "discovery_group": "newcomers"}' WHERE name = 'mqtt';
+SELECT is(take('homeassistant/sensor/new/config', '{"stat_t":"new/v","dev":{"ids":"new"}}', true), '{"announcements": 1}', 'on, retained or not');
+SELECT is((SELECT g.name FROM iot.device d JOIN iot.device_group g USING (device_group_id) WHERE d.name = 'new'), 'newcomers', 'in the group of the options');
+SELECT is(take('new/v', '5'), '{"stored": 1, "received": 1}', 'it is heard at once');
+SELECT is(take('homeassistant/sensor/new/config', '{"stat_t":"new/v","dev":{"ids":"new"}}', true), '{"announcements": 1}', 'again');
+SELECT is(take('homeassistant/sensor/new/config', ''), '{"announcements": 1}', 'and taken back');
+SELECT is(take('new/v', '5') -> 'reasons', '{"unknown_topic": 1}', '... it is heard no more');
+SELECT is(take(topic, payload) -> 'reasons', jsonb_build_object(reason, 1), left(topic || ' ' || payload, 80)) FROM (VALUES
+	('homeassistant/sensor/bad/config', '{"stat_t":', 'malformed_json'), ('homeassistant/sensor/bad/config', '[]', 'wrong_type'),
+	('homeassistant/sensor/bad/config', '"x"', 'wrong_type'), ('homeassistant/sensor/bad/config', ' ', 'malformed_json'),
+	('homeassistant/sensor/bad/config', '{"a":"\u0000"}', 'malformed_json'),
+	('homeassistant/sensor/bad/config', repeat('[', 10000), 'malformed_json'), ('homeassistant/sensor/bad/config', '{"a":1e999999}', 'malformed_json'),
+	('homeassistant/sensor/bad/config', repeat(' ', 2000000), 'too_large'),
+	('homeassistant/sensor/bad/config', '{}', 'refused_announcement'), ('homeassistant/vacuum/bad/config', '{"stat_t":"x"}', 'refused_announcement'),
+	('homeassistant/device/bad/config', '{"cmps":{"a":{"p":"sensor","stat_t":"x","val_tpl":"{{ x }}"}}}', 'refused_announcement'),
+	('homeassistant/sensor/config', '{}', 'unknown_topic'), ('homeassistant/a/b/c/d/config', '{}', 'unknown_topic'),
+	('homeassistant/sensor/bad/state', '{}', 'unknown_topic')) t (topic, payload, reason);
+SELECT results_eq($$SELECT d.topic, d.error FROM iot.dead_letter d WHERE d.reason = 'refused_announcement' ORDER BY d.dead_letter_id$$,
+	$$VALUES ('homeassistant/sensor/bad/config', 'sensor "bad" has no state topic'), ('homeassistant/vacuum/bad/config', 'component "vacuum" is not supported'),
+		('homeassistant/device/bad/config', 'announcement has nothing that can be taken: a: template "{{ x }}" is not supported')$$, 'it says why');
+SELECT is(take('homeassistant/sensor/bad/config', '{}', true), '{"announcements": 1}', 'the same again is no news');
+SELECT is(take('homeassistant/sensor/bad/config', '{"stat_t":"+"}') -> 'reasons', '{"refused_announcement": 1}', 'another error is');
+SELECT results_eq($$SELECT d.device_id, d.refused, d.error FROM iot.discovery d WHERE d.topic = 'homeassistant/sensor/bad/config'$$,
+	$$VALUES (NULL::uuid, true, 'invalid state_topic "+": topic without {device} has a placeholder or a wildcard')$$, 'the last one is kept');
+SELECT is((SELECT c.finding FROM iot.check() c WHERE c.finding LIKE '%announcements%'), 'adapter "mqtt" has refused announcements of devices: 3', 'iot.check() says so');
+SELECT is(take('homeassistant/sensor/bad/config', '{"stat_t":"bad/v"}'), '{"announcements": 1}', 'a good one is taken');
+SELECT is(take('homeassistant/sensor/bad/config', '{"stat_t":"+"}') -> 'reasons', '{"refused_announcement": 1}', 'a bad one after it is not');
+SELECT is(take('bad/v', '5'), '{"stored": 1, "received": 1}', '... and changes nothing');
+SELECT is(take('homeassistant/sensor/bad/config', '{"stat_t":"bad/v"}'), '{"announcements": 1}', 'the good one once more');
+SELECT is((SELECT d.refused || ' ' || coalesce(d.error, 'none') FROM iot.discovery d WHERE d.topic = 'homeassistant/sensor/bad/config'), 'false none', '... clears it');
+SELECT iot.create_device('mine', '{}', device_group => 'house') AS mine \gset
+SELECT is(take('homeassistant/sensor/mine/v/config', '{"stat_t":"mine/v"}') -> 'reasons', '{"refused_announcement": 1}', 'a device of ours is nobody else''s');
+SELECT is(iot.replay_dead_letter(d.dead_letter_id), 'refused_announcement', 'taken in again it is refused again')
+	FROM iot.dead_letter d WHERE d.topic = 'homeassistant/sensor/mine/v/config';
+UPDATE iot.device SET name = 'mine-2' WHERE name = 'mine';
+SELECT is(iot.replay_dead_letter(d.dead_letter_id), NULL, 'until nothing speaks against it')
+	FROM iot.dead_letter d WHERE d.topic = 'homeassistant/sensor/mine/v/config';
+SELECT is((SELECT count(*) FROM mapped WHERE device = 'mine'), 1::bigint, '... the device is there');
+SELECT count(*) AS topics FROM iot.discovery \gset
+UPDATE iot.adapter SET options = options || jsonb_build_object('discovery_limit', :topics + 1) WHERE name = 'mqtt';
+SELECT is(take('homeassistant/sensor/n1/config', '{"stat_t":"n/1"}'), '{"announcements": 1}', 'as many as the limit says');
+SELECT is(take('homeassistant/sensor/n2/config', '{"stat_t":"n/2"}') -> 'reasons', '{"refused_announcement": 1}', 'and no more');
+SELECT is(take('homeassistant/sensor/n1/config', '{"stat_t":"n/3"}'), '{"announcements": 1}', 'those that are there may change');
+SELECT is((SELECT count(*) FROM iot.discovery), :topics + 1::bigint, 'nothing is kept of who came too late');
+SELECT is((SELECT c.finding FROM iot.check() c WHERE c.finding LIKE '%as it may%'), format('adapter "mqtt" has as many announcements as it may: %s', :topics + 1), 'iot.check() says so');
+UPDATE iot.adapter SET options = options || '{"discovery_limit": 1000}' WHERE name = 'mqtt';
+UPDATE iot.device_group SET name = 'elsewhere' WHERE name = 'newcomers';
+SELECT is(take('homeassistant/sensor/n2/config', '{"stat_t":"n/2"}') -> 'reasons', '{"refused_announcement": 1}', 'without their group nobody is taken in');
+SELECT is((SELECT count(*) FROM iot.check() c WHERE c.finding LIKE '%their group does not exist'), 1::bigint, 'iot.check() says so');
+UPDATE iot.device_group SET name = 'newcomers' WHERE name = 'elsewhere';
+
+-- 11. many devices with one topic: a batch is as small as it has to be
+SELECT is(iot_internal.ingest_messages('mqtt', array_agg(format('homeassistant/sensor/many%s/config', i)),
+		array_agg(convert_to(format('{"stat_t":"many","dev":{"ids":"many%s"}}', i), 'UTF8')), array_agg(true)) ->> 'announcements', '300', 'a batch of announcements')
+	FROM generate_series(1, 300) i;
+SELECT is(take('many', '1'), '{"stored": 300, "received": 300}', 'one message for many');
+SELECT throws_ok($$SELECT iot_internal.ingest_messages('mqtt', array_fill('many'::text, ARRAY[200]), array_fill('1'::bytea, ARRAY[200]), array_fill(false, ARRAY[200]))$$,
+	'22000', 'messages of the batch are for too many devices');
+UPDATE iot.adapter SET options = '{}' WHERE name = 'mqtt';
+
 SELECT * FROM finish();

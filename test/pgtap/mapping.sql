@@ -306,7 +306,7 @@ SELECT is(take('v1/gateway/telemetry', '{"device-d":{"temperature":1},"Device E"
 UPDATE iot.adapter SET options = '{}' WHERE name = 'mqtt';
 SELECT is(iot_internal.ingest_messages('mqtt', ARRAY['v1/gateway/telemetry', 'iot/x/telemetry', 'home/attic/grüner fan/level'],
 		ARRAY['{"device-b":{"temperature":2},"device-d":{"temperature":2}}', '{"a":1}', '9']::bytea[], '{f,f,f}') - 'acks' - 'reasons',
-	'{"messages": 3, "received": 4, "stored": 3, "rejected": 1, "duplicate": 0, "conflict": 0, "attributes": 0, "statuses": 0}',
+	'{"messages": 3, "received": 4, "stored": 3, "rejected": 1, "duplicate": 0, "conflict": 0, "attributes": 0, "statuses": 0, "announcements": 0}',
 	'among others in one batch');
 SELECT is((SELECT d.payload FROM iot.dead_letter d WHERE d.topic = 'iot/x/telemetry'), '{"a":1}'::bytea, 'each dead letter has its own message');
 SELECT is(take('v1/gateway/telemetry', (SELECT '{' || string_agg(format('"d%s":0', i), ',') || '}' FROM generate_series(1, 5000) i)::bytea)

@@ -157,11 +157,17 @@ SELECT throws_ok(format('UPDATE iot.adapter SET options = %L', o), '22023', NULL
 		'{"batch_time": 10001}', '{"topics": "iot/#"}', '{"topics": []}', '{"topics": [1]}',
 		'{"topics": ["a/+b"]}', '{"topics": ["a/#/b"]}', '{"topics": ["$share/g/a"]}', '{"topics": [""]}',
 		'{"register_group": "default"}', '{"register_type": "default"}', '{"register_limit": 5}',
-		'{"register_group": "default", "register_type": "default", "register_limit": 0}']) o;
+		'{"register_group": "default", "register_type": "default", "register_limit": 0}',
+		'{"discovery_prefix": "ha"}', '{"discovery_group": "default"}', '{"discovery_limit": 5}',
+		'{"discovery_prefix": "", "discovery_group": "default"}', '{"discovery_prefix": 5, "discovery_group": "default"}',
+		'{"discovery_prefix": "a/+", "discovery_group": "default"}', '{"discovery_prefix": "$SYS", "discovery_group": "default"}',
+		'{"discovery_prefix": "a{device}", "discovery_group": "default"}',
+		'{"discovery_prefix": "ha", "discovery_group": "default", "discovery_limit": 100001}']) o;
 SELECT throws_ok(format('UPDATE iot.adapter SET options = %L', o), '42704', NULL, format('options %s', o))
 	FROM unnest(ARRAY['{"register_group": "nowhere", "register_type": "default"}',
 		'{"register_group": "default", "register_type": "nothing"}',
-		'{"register_group": null, "register_type": "default"}']) o;
+		'{"register_group": null, "register_type": "default"}',
+		'{"discovery_prefix": "ha", "discovery_group": "nowhere"}']) o;
 SELECT throws_ok($$UPDATE iot.adapter SET options = '{"username": "u", "password_secret": "broker"}'$$,
 	'42704', 'secret "broker" does not exist');
 INSERT INTO iot.secret (name, value) VALUES ('broker', 'pw'), ('free', 'x');
@@ -169,7 +175,8 @@ SELECT lives_ok($$UPDATE iot.adapter SET url = 'mqtts://h', options = '{"usernam
 	"password_secret": "broker", "client_id": "c", "keepalive": 10, "qos": 0, "batch_size": 10000,
 	"max_in_flight": 1, "protocol": "3.1.1", "ca_file": "/ca", "cert_file": "/c", "key_file": "/k",
 	"processes": 16, "batch_time": 0, "topics": ["plant/+/telemetry", "a/#", "#"],
-	"register_group": "default", "register_type": "default", "register_limit": 5}'$$,
+	"register_group": "default", "register_type": "default", "register_limit": 5,
+	"discovery_prefix": "home/assistant", "discovery_group": "default", "discovery_limit": 100000}'$$,
 	'every option there is');
 SELECT throws_ok($$UPDATE iot.adapter SET url = 'mqtt://h'$$, '22023',
 	'adapter "mqtt" has options for TLS and a url without it');

@@ -392,6 +392,40 @@ filters_overlap(void **state)
 	}
 }
 
+static void
+announcements(void **state)
+{
+	static const char *const those[] = {
+		"homeassistant/sensor/bed/config", "homeassistant/sensor/node/bed/config",
+		"homeassistant/device/bed/config", "homeassistant/config/config/config"
+	};
+	static const char *const others[] = {
+		"", "homeassistant", "homeassistant/", "homeassistant/config", "homeassistant/sensor/config",
+		"homeassistant/sensor/a/b/c/config", "homeassistant/sensor/bed/state", "homeassistant//bed/config",
+		"homeassistant/sensor//config", "homeassistant/sensor/bed/config/", "homeassistant/sensor/bed/configs",
+		"homeassistant/sensor/bed/xconfig", "homeassistants/sensor/bed/config", "xhomeassistant/sensor/bed/config",
+		"/homeassistant/sensor/bed/config", "homeassistant/sensor/+/config", "homeassistant/sensor/\xff/config",
+		"homeassistant/sensor/a\nb/config"
+	};
+
+	for (size_t i = 0; i < sizeof(those) / sizeof(those[0]); i++)
+	{
+		char	   *topic = exact_copy(those[i], strlen(those[i]));
+
+		assert_true(iot_topic_is_announcement(topic, strlen(those[i]), "homeassistant"));
+		free(topic);
+	}
+	for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++)
+	{
+		char	   *topic = exact_copy(others[i], strlen(others[i]));
+
+		assert_false(iot_topic_is_announcement(topic, strlen(others[i]), "homeassistant"));
+		free(topic);
+	}
+	assert_true(iot_topic_is_announcement("a/b/sensor/x/config", 19, "a/b"));
+	assert_false(iot_topic_is_announcement("a/b/sensor/config", 17, "a/b"));
+}
+
 int
 main(void)
 {
@@ -408,7 +442,8 @@ main(void)
 		cmocka_unit_test(templates_with_more_are_judged),
 		cmocka_unit_test(filters_of_templates),
 		cmocka_unit_test(filters),
-		cmocka_unit_test(filters_overlap)
+		cmocka_unit_test(filters_overlap),
+		cmocka_unit_test(announcements)
 	};
 
 	return cmocka_run_group_tests_name("topic", tests, NULL, NULL);
