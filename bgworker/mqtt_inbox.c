@@ -87,9 +87,13 @@ count_commas(const char *text, size_t len)
 	return count;
 }
 
-/* A payload over the limit is cut to one byte more: enough to be told as too large. */
+/*
+ * A payload over the limit is cut to one byte more: enough to be told as too large.  Weight is what the
+ * message costs beside its members, in members.
+ */
 void
-iot_inbox_add_message(const char *topic, const void *payload, size_t payload_len, bool retained)
+iot_inbox_add_message(const char *topic, const void *payload, size_t payload_len, bool retained,
+					  size_t weight)
 {
 	size_t		topic_len = strlen(topic);
 	size_t		kept = Min(payload_len, inbox.payload_limit + 1);
@@ -111,7 +115,7 @@ iot_inbox_add_message(const char *topic, const void *payload, size_t payload_len
 	memcpy(inbox.bytes + inbox.bytes_used, topic, topic_len);
 	if (kept > 0)
 		memcpy(inbox.bytes + inbox.bytes_used + topic_len, payload, kept);
-	inbox.members += 1 + count_commas(inbox.bytes + inbox.bytes_used + topic_len, kept);
+	inbox.members += weight + count_commas(inbox.bytes + inbox.bytes_used + topic_len, kept);
 	inbox.bytes_used = needed;
 	inbox.nmessages++;
 }

@@ -16,7 +16,7 @@ typedef struct IotPublished
 
 /* for callbacks: these raise nothing and take memory from malloc alone */
 extern void iot_inbox_add_message(const char *topic, const void *payload, size_t payload_len,
-								  bool retained);
+								  bool retained, size_t weight);
 extern void iot_inbox_add_published(int mid, int reason);
 
 extern void iot_inbox_set_payload_limit(size_t bytes);

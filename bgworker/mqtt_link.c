@@ -38,6 +38,7 @@
 #include "iot.h"
 
 #define CONNECT_TIMEOUT_MS	10000
+#define ANNOUNCEMENT_WEIGHT	1000	/* in values; making a device takes tens of milliseconds */
 #define REASON_SIZE			160
 
 static struct
@@ -141,10 +142,14 @@ static void
 on_message(struct mosquitto *mosq, void *arg, const struct mosquitto_message *message,
 		   const mosquitto_property *properties)
 {
+	const char *prefix = conn.config->strangers.discovery_prefix;
+	bool		announcement = prefix != NULL &&
+		iot_topic_is_announcement(message->topic, strlen(message->topic), prefix);
+
 	conn.progress++;
 	if (!iot_dynsec_message(message->topic, message->payload, Max(message->payloadlen, 0)))
 		iot_inbox_add_message(message->topic, message->payload, Max(message->payloadlen, 0),
-							  message->retain);
+							  message->retain, announcement ? ANNOUNCEMENT_WEIGHT : 1);
 }
 
 /* The process ends with the library in some state or other: nothing of it is touched any more. */

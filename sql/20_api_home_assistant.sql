@@ -328,18 +328,26 @@ $function$;
 
 -- What the type of a device that announced itself says of its presence.
 CREATE OR REPLACE FUNCTION iot_internal.discovery_settle(device_id uuid) RETURNS void
-LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
-	UPDATE iot.device_type t SET status_topic = n.topic, status_path = n.path, online_word = n."online",
-			offline_word = n."offline", offline_after = n.silence
-		FROM iot.device d, (SELECT coalesce(p.presence ->> 'topic', 'iot/{device}/status'), p.presence ->> 'path',
-				p.presence ->> 'online', p.presence ->> 'offline',
-				(SELECT make_interval(secs => min(a.expire_after))
-					FROM iot.discovery a WHERE a.device_id = $1)
-			FROM (SELECT (SELECT a.presence FROM iot.discovery a WHERE a.device_id = $1 AND a.presence IS NOT NULL
-				ORDER BY a.topic LIMIT 1) AS presence) p) AS n (topic, path, "online", "offline", silence)
-		WHERE d.device_id = $1 AND t.device_type_id = d.device_type_id AND t.only_device IS NOT NULL
-			AND (t.status_topic, t.status_path, t.online_word, t.offline_word, t.offline_after)
-				IS DISTINCT FROM (n.topic, n.path, n."online", n."offline", n.silence)
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+	said jsonb := (SELECT a.presence FROM iot.discovery a
+		WHERE a.device_id = discovery_settle.device_id AND a.presence IS NOT NULL ORDER BY a.topic LIMIT 1);
+	silence interval := (SELECT make_interval(secs => min(a.expire_after)) FROM iot.discovery a
+		WHERE a.device_id = discovery_settle.device_id);
+	type_id uuid := (SELECT t.device_type_id
+		FROM iot.device d JOIN iot.device_type t ON t.device_type_id = d.device_type_id
+		WHERE d.device_id = discovery_settle.device_id AND t.only_device IS NOT NULL
+			AND (t.status_topic, t.status_path, t.online_word, t.offline_word, t.offline_after) IS DISTINCT FROM
+				(coalesce(said ->> 'topic', 'iot/{device}/status'), said ->> 'path', said ->> 'online',
+					said ->> 'offline', silence));
+BEGIN
+	IF type_id IS NOT NULL THEN
+		UPDATE iot.device_type t SET status_topic = coalesce(said ->> 'topic', 'iot/{device}/status'),
+				status_path = said ->> 'path', online_word = said ->> 'online',
+				offline_word = said ->> 'offline', offline_after = silence
+			WHERE t.device_type_id = type_id;
+	END IF;
+END
 $function$;
 
 -- Takes from a device the parameters that are announced no more.  Sensors stay, and with them all that
@@ -386,8 +394,10 @@ BEGIN
 			VALUES (left('ha:' || device, 64), spoken, 'echo')
 			ON CONFLICT (name) DO UPDATE SET only_device = excluded.only_device
 			RETURNING t.device_type_id INTO device_type_id;
-		-- of one that was deleted
-		DELETE FROM iot.device_type_mapping m WHERE m.device_type_id = discovery_device.device_type_id;
+		IF EXISTS (SELECT FROM iot.device_type_mapping m WHERE m.device_type_id = discovery_device.device_type_id) THEN
+			-- of one that was deleted
+			DELETE FROM iot.device_type_mapping m WHERE m.device_type_id = discovery_device.device_type_id;
+		END IF;
 		INSERT INTO iot.device AS d (name, external_id, description, device_group_id, device_type_id, adapter_id)
 			VALUES (device, nullif(spoken, device), description, discovery_device.device_group_id,
 				discovery_device.device_type_id, discovery_device.adapter_id)
@@ -549,10 +559,15 @@ BEGIN
 		RAISE EXCEPTION 'device "%" has announced the same at "%"', device, wrong
 			USING ERRCODE = 'duplicate_object', HINT = 'Parameters are called by the object id, whatever the component.';
 	END IF;
-	PERFORM iot_internal.discovery_withdraw(old.device_id, old.parameters);
-	INSERT INTO iot.parameter (name, unit)
-		SELECT v.parameter, v.unit FROM jsonb_to_recordset(taken) AS v (parameter text, unit text)
-		ON CONFLICT (name) DO NOTHING;
+	-- each statement on the registry costs its readers something, whether it changes anything or not
+	IF old.device_id <> found.device_id OR NOT old.parameters <@ parameters THEN
+		PERFORM iot_internal.discovery_withdraw(old.device_id, old.parameters);
+	END IF;
+	IF EXISTS (SELECT unnest(parameters) EXCEPT SELECT p.name FROM iot.parameter p WHERE p.name = ANY (parameters)) THEN
+		INSERT INTO iot.parameter (name, unit)
+			SELECT v.parameter, v.unit FROM jsonb_to_recordset(taken) AS v (parameter text, unit text)
+			ON CONFLICT (name) DO NOTHING;
+	END IF;
 	INSERT INTO iot.device_type_mapping (device_type_id, parameter_id, path, scale, shift, labels, telemetry_topic,
 			command_topic, command_template, command_labels)
 		SELECT found.device_type_id, p.parameter_id, v.path, v.scale, v.shift, nullif(v.labels, 'null'),
