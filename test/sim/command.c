@@ -166,7 +166,8 @@ give(const Answer *answer)
 	if (sim.opt.echo)
 	{
 		if (answer->error[0] == '\0')
-			sim_telemetry_report(device, answer->parameter, answer->value);
+			sim_record_echo(device, answer->id, answer->parameter, answer->value,
+							sim_telemetry_report(device, answer->parameter, answer->value));
 		return;
 	}
 	json = cJSON_CreateObject();

@@ -88,6 +88,23 @@ sim_record_command(const char *kind, const SimDevice *device, const char *id,
 	write_record(record);
 }
 
+/* A value that a device tells to confirm a command; the library may still have to send it. */
+void
+sim_record_echo(const SimDevice *device, const char *id, const char *parameter, double value,
+				int64_t ts)
+{
+	cJSON	   *record;
+
+	if (record_file == NULL)
+		return;
+	record = new_record("echoed", device);
+	cJSON_AddStringToObject(record, "id", id);
+	cJSON_AddStringToObject(record, "parameter", parameter);
+	add_number(record, "value", value);
+	cJSON_AddNumberToObject(record, "ts", (double) ts);
+	write_record(record);
+}
+
 /* A telemetry message that left ("published"), or that the broker confirmed ("acked"). */
 void
 sim_record_telemetry(const char *kind, const SimDevice *device, int64_t ts, int mid)

@@ -162,13 +162,15 @@ extern void sim_telemetry_init(void);
 extern uint32_t sim_telemetry_run(uint32_t most_ms);
 extern bool sim_telemetry_done(void);
 extern void sim_telemetry_acked(SimLink *link, int mid);
-extern void sim_telemetry_report(SimDevice *device, const char *parameter, double value);
+extern int64_t sim_telemetry_report(SimDevice *device, const char *parameter, double value);
 
 /* record.c */
 extern void sim_record_open(void);
 extern void sim_record_command(const char *kind, const SimDevice *device, const char *id,
 							   const char *parameter, double value, double version,
 							   const char *error, bool retained);
+extern void sim_record_echo(const SimDevice *device, const char *id, const char *parameter,
+							double value, int64_t ts);
 extern void sim_record_telemetry(const char *kind, const SimDevice *device, int64_t ts, int mid);
 extern void sim_record_close(void);
 

@@ -190,21 +190,23 @@ sim_telemetry_done(void)
 	return sim.opt.qos == 0 || sim.count.acked >= sim.count.published;
 }
 
-/* One value that is told at once, after a command. */
-void
+/* One value that is told at once, after a command; the time that it is given. */
+int64_t
 sim_telemetry_report(SimDevice *device, const char *parameter, double value)
 {
+	int64_t		ts = device_time(device);
 	cJSON	   *message = cJSON_CreateObject();
 	cJSON	   *values = cJSON_AddObjectToObject(message, "values");
 	char	   *text;
 
-	cJSON_AddNumberToObject(message, "ts", (double) device_time(device));
+	cJSON_AddNumberToObject(message, "ts", (double) ts);
 	cJSON_AddNumberToObject(values, parameter, value);
 	text = cJSON_PrintUnformatted(message);
 	cJSON_Delete(message);
 	if (text == NULL)
-		return;
+		return ts;
 	(void) sim_link_publish(device->link, &sim.opt.telemetry_topic, device->name, text,
 							sim.opt.qos, false, NULL);
 	free(text);
+	return ts;
 }

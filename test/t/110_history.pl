@@ -38,6 +38,13 @@ my %seen;
 $seen{ $_->{status} }++ foreach @{ $history->{command} };
 cmp_ok($seen{$_} || 0, '>', 0, "commands that are $_ were among them: " . ($seen{$_} || 0))
   foreach qw(COMPLETED FAILED CANCELLED);
+foreach my $mode (qw(device echo broker))
+{
+	my %of_mode = map { $_->{device_id} => 1 } grep { $_->{ack_mode} eq $mode } @{ $history->{device} };
+
+	cmp_ok(scalar(grep { $_->{status} eq 'COMPLETED' && $of_mode{ $_->{device_id} } } @{ $history->{command} }),
+		'>', 0, "some were completed in the way \"$mode\"");
+}
 cmp_ok(scalar(grep { $_->{superseded} eq 'true' } @{ $history->{command} }),
 	'>', 0, 'some were superseded');
 cmp_ok(scalar(grep { $_->{late} eq 'true' } @{ $history->{command} }), '>', 0, 'some answers were late');

@@ -15,7 +15,8 @@ use Torture::History;
 use Torture::Workload;
 use Torture::World;
 
-my $world = Torture::World->new(users => [qw(anna bert)], tempers => [qw(good refuser late feed)]);
+my $world = Torture::World->new(users => [qw(anna bert)], tempers => [qw(good refuser late feed parrot plain)],
+	processes => 1, daemons => 1);
 my $workload = Torture::Workload->new($world, seed => 111);
 
 # some of everything that is broken below, and first what each of them needs
@@ -24,12 +25,13 @@ $world->send_command(device => 'good-1', parameter => 'pressure', value => $_, r
 $world->send_command(device => 'refuser-1', parameter => 'pressure', value => 70);
 $world->send_command(device => 'late-1', parameter => 'pressure', value => 5);
 $world->send_command(device => 'good-2', parameter => 'temperature', value => 200);
+$world->send_command(device => $_, parameter => 'pressure', value => 17.5) foreach qw(parrot-1 plain-1 absent-1);
 $workload->step('measure') foreach 1 .. 40;
 $workload->step('poison') foreach 1 .. 3;
 $world->wait_for(sub {
 	($world->ask('SELECT count(*) = 0 FROM iot.delivery WHERE status = \'PENDING\'') || '') eq 't' });
 $workload->step('leave') foreach 1 .. 2;
-$world->client($_)->leave foreach qw(anna bert);
+$_->leave foreach $world->clients;
 $workload->step($_) foreach qw(command measure command measure_again) x 10;
 is_deeply([ $world->rest ], [], 'everything comes to rest');
 
@@ -91,6 +93,16 @@ sub first_of
 	die 'nothing of this kind happened';
 }
 
+# A command that was completed in one of the ways in which device types confirm.
+sub completed_by
+{
+	my ($ack_mode, $history) = @_;
+	my %mode = map { $_->{device_id} => $_->{ack_mode} } @{ $history->{device} };
+
+	return first_of(sub { $_->{status} eq 'COMPLETED' && $mode{ $_->{device_id} } eq $ack_mode },
+		@{ $history->{command} });
+}
+
 sub one { return "($_[0] LIMIT 1)"; }
 my $completed = one("SELECT c.command_id FROM iot.command AS c WHERE c.status = 'COMPLETED'"
 	  . ' ORDER BY c.command_id');
@@ -150,10 +162,29 @@ seen('I5', 'commands that were carried out in the wrong order', sub {
 });
 seen('I6', 'a command that ended without an answer of its device', sub {
 	my ($history) = @_;
-	my $command = first_of(sub { $_->{status} eq 'COMPLETED' }, @{ $history->{command} });
+	my $command = completed_by('device', $history);
 
 	$history->{sim} = [ grep { $_->{kind} ne 'answered' || $_->{id} ne $command->{command_id} }
 		  @{ $history->{sim} } ];
+});
+seen('I6', 'a command that ended though its value never came back', sub {
+	my ($history) = @_;
+	my $command = completed_by('echo', $history);
+
+	$_->{committed_at} = $command->{created_at} - 1
+	  foreach grep { $_->{device_id} eq $command->{device_id} } @{ $history->{measurement} };
+});
+seen('I6', 'a command that ended though its device never got it', sub {
+	my ($history) = @_;
+	my $command = completed_by('broker', $history);
+
+	$history->{sim} = [ grep { $_->{id} ne $command->{command_id} } @{ $history->{sim} } ];
+});
+seen('I6', 'nobody is said to be subscribed, and somebody was', sub {
+	my ($history) = @_;
+	my $command = first_of(sub { ($_->{error} || '') eq 'nobody is subscribed' }, @{ $history->{command} });
+
+	$_->{ack_mode} = 'device' foreach grep { $_->{device_id} eq $command->{device_id} } @{ $history->{device} };
 });
 tables('I6', 'a late answer that the log does not know',
 	"UPDATE iot.command SET late = true WHERE command_id = $completed");

@@ -14,9 +14,10 @@ use warnings;
 # Columns by table; an expression other than the column's name stands behind it.
 my %columns = (
 	device => {
-		from => 'iot.device d JOIN iot.device_group g USING (device_group_id)',
+		from => 'iot.device d JOIN iot.device_group g USING (device_group_id)'
+		  . ' JOIN iot.device_type t USING (device_type_id)',
 		order => 'd.name',
-		columns => [ 'device_id', name => 'd.name', group => 'g.name' ],
+		columns => [ 'device_id', name => 'd.name', group => 'g.name', ack_mode => 't.ack_mode' ],
 	},
 	parameter => { from => 'iot.parameter', order => 'name', columns => [qw(parameter_id name)] },
 	event => {
@@ -53,10 +54,14 @@ my %columns = (
 		],
 	},
 	measurement => {
-		# in the order of their transactions: one adapter commits one after the other
+		# In the order of commits, which for one sensor is that of judgement: who judges holds its row until
+		# then.  Ids of transactions are taken earlier, and several processes of an adapter overlap.
 		from => 'iot.measurement m',
-		order => 'm.xmin::text::bigint, m.device_id, m.parameter_id, m.ts',
-		columns => [ 'device_id', 'parameter_id', 'value', ts => us('m.ts'), xid => 'm.xmin::text' ],
+		order => 'pg_xact_commit_timestamp(m.xmin), m.xmin::text::bigint, m.device_id, m.parameter_id, m.ts',
+		columns => [
+			'device_id', 'parameter_id', 'value', ts => us('m.ts'),
+			committed_at => us('pg_xact_commit_timestamp(m.xmin)')
+		],
 	},
 	alarm => {
 		from => 'iot.alarm a',
@@ -164,6 +169,7 @@ sub rows
 #   connections  of WebSocket clients: { user, opened_at, after_seq, messages => [...] }
 #   access       what users may view: { user, group, from, until }
 #   counters     of adapters, since they started
+#   processes    of the adapter, that share its telemetry
 #   outages      [from, until] in which something was down that the harness had killed
 #   exempt       [from, until] in which the broker may have lost what it had confirmed
 sub read

@@ -34,6 +34,9 @@ our $resume = 10;
 # configuration here saves after each change, at the next turn of its loop.
 my $broker_window = 1_000_000;
 
+# Devices that get a command each: confirmed, refused, answered late, by its value, by the broker's word.
+my @in_saga = qw(good-1 refuser-1 late-1 parrot-1 plain-1);
+
 # Options: seed, steps (of the workload before each point), restarts (1: processes end among them),
 # turn (where among the system calls to begin: each number elsewhere).
 sub new
@@ -48,15 +51,15 @@ sub new
 	return $self;
 }
 
-# A saga that touches all: commands that are confirmed, refused, answered late; measurements, an
-# alarm.  In flight when this returns.
+# A saga that touches all: commands that are confirmed in each way, refused, answered late; measurements,
+# an alarm.  In flight when this returns.
 sub saga
 {
 	my ($self) = @_;
 	my $world = $self->{world};
 
 	$world->send_command(device => $_, parameter => 'temperature', value => 20 + int(rand(70)),
-		request_id => Torture::Workload::uuid(), ttl => '15 s') foreach qw(good-1 refuser-1 late-1);
+		request_id => Torture::Workload::uuid(), ttl => '15 s') foreach @in_saga;
 	$self->{workload}->step('measure') foreach 1 .. 5;
 	return;
 }
@@ -65,23 +68,26 @@ sub saga_ends
 {
 	my ($self) = @_;
 	my $world = $self->{world};
-	my @ids = map { $_->{command_id} || () } @{ $world->{sent} }[ -3 .. -1 ];
+	my @ids = map { $_->{command_id} || () } @{ $world->{sent} }[ -@in_saga .. -1 ];
 
 	return 1 unless @ids;
 	return ($world->ask('SELECT count(*) = 0 FROM iot.command WHERE finished_at IS NULL AND command_id'
 			  . ' IN (' . join(', ', map { IotTest::literal($_) } @ids) . ')') || '') eq 't';
 }
 
+# Of several processes each in its turn: the first sends commands, all take telemetry.  Its pid, and which.
 sub pid_of_worker
 {
 	my ($self, $kind) = @_;
-	my $pid;
+	my $turn = $self->{of_several}{$kind}++;
+	my @pids;
 
 	$self->{world}->wait_for(sub {
-		$pid = $self->{world}->ask("SELECT max(pid) FROM iot_internal.worker_slots() WHERE kind = '$kind'");
-		return $pid;
+		@pids = split / /, $self->{world}->ask("SELECT string_agg(pid::text, ' ' ORDER BY name)"
+			  . " FROM iot_internal.worker_slots() WHERE kind = '$kind'") || '';
+		return scalar @pids;
 	});
-	return $pid;
+	return ($pids[ $turn % @pids ], 1 + $turn % @pids);
 }
 
 # Runs a point of that kind, waits until everything is at rest, and has the history checked.
@@ -157,13 +163,13 @@ sub kill_at_a_call
 sub kill_worker
 {
 	my ($self, $kind, $worker) = @_;
-	my $pid = $self->pid_of_worker($worker);
-	my $what = $self->kill_at_a_call($kind, $pid, sub { $self->saga }, sub { $self->saga_ends });
+	my ($pid, $process) = $self->pid_of_worker($worker);
+	my $what = $self->kill_at_a_call("$kind$process", $pid, sub { $self->saga }, sub { $self->saga_ends });
 	my $since = time();
 
 	$self->{world}->wait_for(sub { !kill(0, $pid) });
 	$self->workers_return($since);
-	return "$worker $what";
+	return "$worker $process $what";
 }
 
 sub kill_adapter { return $_[0]->kill_worker('adapter', 'mqtt adapter'); }
@@ -210,14 +216,16 @@ sub kill_backend
 sub kill_pushd
 {
 	my ($self) = @_;
-	my $push = $self->{world}->push_daemon;
-	my $what = $self->kill_at_a_call('pushd', $push->pid, sub { $self->saga }, sub { $self->saga_ends });
+	my @daemons = $self->{world}->daemons;
+	my $number = $self->{of_several}{pushd}++ % @daemons;
+	my $push = $daemons[$number];
+	my $what = $self->kill_at_a_call("pushd$number", $push->pid, sub { $self->saga }, sub { $self->saga_ends });
 
 	$push->kill9;
 	$push->spawn;
 	$self->{world}->wait_for(sub { ($push->http_get('/healthz'))[0] == 200 });
 	$self->{world}->outage_ends;
-	return "push daemon $what";
+	return 'push daemon ' . ($number + 1) . " $what";
 }
 
 # Telemetry comes as fast as one connection brings it.
@@ -248,14 +256,14 @@ sub kill_flood
 {
 	my ($self) = @_;
 	my $world = $self->{world};
-	my $pid = $self->pid_of_worker('mqtt adapter');
-	my $what = $self->kill_at_a_call('flood', $pid, sub { $self->flood },
+	my ($pid, $process) = $self->pid_of_worker('mqtt adapter');
+	my $what = $self->kill_at_a_call("flood$process", $pid, sub { $self->flood },
 		sub { $self->flood_ends });
 	my $since = time();
 
 	$world->wait_for(sub { !kill(0, $pid) });
 	$self->workers_return($since);
-	return "mqtt adapter in a flood $what";
+	return "mqtt adapter $process in a flood $what";
 }
 
 sub kill_server

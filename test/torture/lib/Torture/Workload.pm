@@ -76,7 +76,7 @@ sub rush
 {
 	my ($self) = @_;
 	my $world = $self->{world};
-	my $device = choose(qw(good-1 refuser-1 double-1 flaky-1 silent-1));
+	my $device = choose(qw(good-1 refuser-1 double-1 flaky-1 silent-1 parrot-1 plain-1));
 	my @commands = map { { $self->some_command($device), parameter => 'temperature' } } 1 .. 3;
 
 	$commands[0]{request_id} ||= uuid();
@@ -279,7 +279,7 @@ sub leave
 {
 	my ($self) = @_;
 
-	$self->{world}->client(choose(@{ $self->{world}{users} }))->leave;
+	choose($self->{world}->clients)->leave;
 	return;
 }
 
@@ -294,7 +294,7 @@ sub restart
 	$world->outage_begins;
 	if ($what eq 'push daemon')
 	{
-		my $push = $world->push_daemon;
+		my $push = choose($world->daemons);
 
 		chance(0.5) ? $push->stop : $push->kill9;
 		$push->spawn;
@@ -302,7 +302,7 @@ sub restart
 	}
 	elsif ($what eq 'devices')
 	{
-		my $sim = $world->sim(choose(qw(good refuser double flaky)));
+		my $sim = $world->sim(choose(qw(good refuser double flaky parrot plain)));
 		my $offset = $sim->log_size;
 
 		chance(0.5) ? $sim->stop : $sim->kill9;
@@ -311,7 +311,9 @@ sub restart
 	}
 	else
 	{
-		my $pid = $world->ask("SELECT max(pid) FROM pg_stat_activity WHERE backend_type = '$what'");
+		my @pids = split / /, $world->ask("SELECT string_agg(pid::text, ' ' ORDER BY pid)"
+			  . " FROM pg_stat_activity WHERE backend_type = '$what'") || '';
+		my $pid = choose(@pids);
 
 		$world->ask("SELECT pg_terminate_backend($pid)") if $pid;
 		$world->wait_for(sub { $world->workers_are_back });

@@ -1,5 +1,6 @@
-# All that a deployment has, on this machine: a server with the extension, a broker, devices of
-# every temper, the push daemon, users who listen; and the record of what each of them saw.
+# All that a deployment has, on this machine: a server with the extension and several processes of its
+# adapter, a broker, devices of every temper, two push daemons, users who listen to both; and the record
+# of what each of them saw.
 #
 #   my $world = Torture::World->new;
 #   ... Torture::Workload, faults ...
@@ -29,6 +30,11 @@ my %temper = (
 	flaky => { group => 'house', count => 1, args => { ignore_first => 1, drop_seen => 1 } },
 	late => { group => 'plant', count => 1, args => { delay_ms => $late_ms, drop_seen => 1 } },
 	silent => { group => 'house', count => 1, args => { silent => 1 } },
+	# confirms by the value that comes back
+	parrot => { group => 'plant', count => 2, type => 'echoing', args => { echo => 1, drop_seen => 1 } },
+	# the broker's word is enough for these; the second has no one who listens
+	plain => { group => 'house', count => 1, type => 'trusting', args => { silent => 1 } },
+	absent => { group => 'house', count => 1, type => 'trusting' },
 	forger => { group => 'plant', count => 1, args => { answer_as => 'good-1', drop_seen => 1 } },
 	# only reports
 	feed => { group => 'plant', count => 2, args => { rate => 5, silent => 1 } },
@@ -45,22 +51,24 @@ my $count = 0;
 sub microseconds { return int(time() * 1_000_000); }
 
 # Options: users (names, all otherwise), tempers (a list, all otherwise), rate (messages a second of
-# each device that only reports).
+# each device that only reports), processes of the adapter (2), daemons for push (2).
 sub new
 {
 	my ($class, %opt) = @_;
 	my $self = bless { access => [], outages => [], exempt => [], sent => [], answers => [],
-		ingested => [] }, $class;
+		ingested => [], processes => 2, %opt }, $class;
 
 	my $name = 'world' . ++$count;
 
-	$self->{iot} = IotTest->new($name);
+	$self->{iot} = IotTest->new($name, conf => "track_commit_timestamp = on\n");
 	$self->{broker} = IotTest::Broker->new($name);
 	$self->make_registry;
 	$self->make_users(@{ $opt{users} || [ sort keys %views ] });
 	$self->{iot}->use_broker($self->{broker});
+	$self->{iot}->psql("UPDATE iot.adapter SET options = options || '{\"processes\": $self->{processes}}'");
+	poll_until(sub { $self->workers_are_back }, 'all processes of the adapter are connected');
 	$self->{publisher} = Torture::Publisher->new(port => $self->{broker}->port);
-	$self->{push} = $self->{iot}->pushd;
+	$self->{daemons} = [ map { $self->{iot}->pushd } 1 .. $opt{daemons} || 2 ];
 	foreach my $name (@{ $opt{tempers} || [ sort keys %temper ] })
 	{
 		next unless $temper{$name}{args};
@@ -73,8 +81,11 @@ sub new
 			client_id => "sim-$name",
 			parameters => 'temperature=40,pressure=5', jitter => 4, log_telemetry => 1, %args);
 	}
-	$self->{client}{$_} = Torture::Client->new($self->{push}, $_) foreach @{ $self->{users} };
-	poll_until(sub { $self->pump; !grep { !$_->is_connected } values %{ $self->{client} } },
+	foreach my $user (@{ $self->{users} })
+	{
+		push @{ $self->{clients} }, map { Torture::Client->new($_, $user) } @{ $self->{daemons} };
+	}
+	poll_until(sub { $self->pump; !grep { !$_->is_connected } @{ $self->{clients} } },
 		'all clients are connected');
 	return $self;
 }
@@ -87,6 +98,7 @@ sub make_registry
 	$iot->parameter('temperature', unit => 'C', min => 0, max => 100);
 	$iot->parameter('pressure', unit => 'bar');
 	$iot->psql("INSERT INTO iot.device_group (name) VALUES ('plant'), ('house')");
+	$iot->psql("INSERT INTO iot.device_type (name, ack_mode) VALUES ('echoing', 'echo'), ('trusting', 'broker')");
 	$iot->psql("UPDATE iot.device_type SET ack_timeout = '300 ms', max_attempts = 3");
 	$iot->psql('INSERT INTO iot.alarm_rule (name, kind, scope, device_id, parameter_id, comparison,'
 		  . ' threshold, close_threshold) SELECT v.* FROM (SELECT p.parameter_id FROM iot.parameter p'
@@ -96,7 +108,8 @@ sub make_registry
 		  . " ('volatile', 'threshold', 'all', NULL, t.parameter_id, '>=', 50, 45)) AS v");
 	foreach my $name (sort keys %temper)
 	{
-		$iot->device("$name-$_", [qw(temperature pressure)], group => $temper{$name}{group})
+		$iot->device("$name-$_", [qw(temperature pressure)], group => $temper{$name}{group},
+			type => $temper{$name}{type} || 'default')
 		  foreach 1 .. $temper{$name}{count};
 	}
 	return;
@@ -166,9 +179,9 @@ sub wake
 
 sub iot { return $_[0]->{iot}; }
 sub broker { return $_[0]->{broker}; }
-sub push_daemon { return $_[0]->{push}; }
+sub daemons { return @{ $_[0]->{daemons} }; }
 sub sim { return $_[0]->{sim}{ $_[1] }; }
-sub client { return $_[0]->{client}{ $_[1] }; }
+sub clients { return @{ $_[0]->{clients} }; }
 sub publisher { return $_[0]->{publisher}; }
 
 sub devices
@@ -184,7 +197,7 @@ sub pump
 	my ($self) = @_;
 
 	$self->{publisher}->pump;
-	$_->pump foreach values %{ $self->{client} };
+	$_->pump foreach @{ $self->{clients} };
 	return;
 }
 
@@ -195,8 +208,8 @@ sub end
 
 	$self->lose_session;
 	delete $self->{rush};
-	$_->leave foreach values %{ $self->{client} };
-	$_->stop foreach values %{ $self->{sim} }, $self->{push};
+	$_->leave foreach @{ $self->{clients} };
+	$_->stop foreach values %{ $self->{sim} }, @{ $self->{daemons} };
 	$self->{iot}->node->stop;
 	$self->{broker}->stop;
 	return;
@@ -254,9 +267,22 @@ sub workers_are_back
 {
 	my ($self) = @_;
 
-	return ($self->ask("SELECT count(*) FILTER (WHERE kind = 'mqtt adapter' AND state = 'connected') = 1"
+	return ($self->ask("SELECT count(*) FILTER (WHERE kind = 'mqtt adapter' AND state = 'connected')"
+			  . " = $self->{processes}"
 			  . " AND count(*) FILTER (WHERE kind = 'notifier' AND pid IS NOT NULL) = 1"
 			  . ' FROM iot_internal.worker_slots()') || '') eq 't';
+}
+
+# Whether devices have what was completed by the broker's word alone.
+sub confirmed_has_come
+{
+	my ($self) = @_;
+	my $plain = $self->{sim}{plain} or return 1;
+	my %has = map { $_->{id} => 1 } $plain->records('received');
+	my $ids = $self->ask("SELECT string_agg(command_id::text, ' ') FROM iot.command AS c"
+		  . " JOIN iot.device AS d USING (device_id) WHERE c.status = 'COMPLETED' AND d.name LIKE 'plain-%'");
+
+	return defined $ids && !grep { !$has{$_} } split / /, $ids;
 }
 
 # Waits until nothing is under way: every command has its end, the broker has nothing for us, the
@@ -284,13 +310,18 @@ sub rest
 
 		return !$newest || time() * 1000 > $newest->{at} + $late_ms + 200;
 	});
-	# messages of one session come in their order: what was sent before this one has come as well
+	# what the broker has confirmed in a device's place is on its way to it; what it lost never comes
+	$self->wait_for(sub { $self->confirmed_has_come }, 2);
+	# Messages of one session come in their order, and sessions that share telemetry take turns: once
+	# several are stored, what was sent before them has come as well.
 	my $ms = int(time() * 1000);
 	$ms = $self->{last_marker} + 1 if $ms <= ($self->{last_marker} || 0);
-	$self->{last_marker} = $ms;
-	$self->publish('gauge-1', [ [ 'pressure', $ms, 1 ] ]);
+	my $markers = $self->{processes} == 1 ? 1 : 4 * $self->{processes};
+	$self->{last_marker} = $ms + $markers - 1;
+	$self->publish('gauge-1', [ [ 'pressure', $_, 1 ] ]) foreach $ms .. $self->{last_marker};
 	$wait->('what the broker holds is not stored',
-		$true->("SELECT count(*) > 0 FROM iot.measurement WHERE ts = to_timestamp($ms / 1000.0)"
+		$true->("SELECT count(*) = $markers FROM iot.measurement WHERE ts"
+			  . " BETWEEN to_timestamp($ms / 1000.0) AND to_timestamp($self->{last_marker} / 1000.0)"
 			  . " AND device_id = (SELECT device_id FROM iot.device WHERE name = 'gauge-1')"));
 	$wait->('the log is not read to its end', sub {
 		my $rows = eval { Torture::History::rows($self->session, 'consumer') };
@@ -299,7 +330,7 @@ sub rest
 	});
 	$wait->('clients are not connected', sub {
 		$self->pump;
-		return !grep { !$_->is_connected } values %{ $self->{client} };
+		return !grep { !$_->is_connected } @{ $self->{clients} };
 	});
 	# whoever may not be told any more is waited for in vain
 	$wait->('users are not told',
@@ -309,7 +340,7 @@ sub rest
 			  . ' iot.app_user AS u JOIN iot.user_group_member AS m USING (app_user_id)'
 			  . ' JOIN iot.access_grant AS a USING (user_group_id) WHERE u.username = y.recipient'
 			  . ' AND a.device_group_id = d.device_group_id)'));
-	foreach my $client (values %{ $self->{client} })
+	foreach my $client (@{ $self->{clients} })
 	{
 		$wait->("$client->{user} does not read to the end", sub { $client->is_drained });
 	}
@@ -475,6 +506,13 @@ sub telemetry
 	return values %message;
 }
 
+# Values by which a device has confirmed commands.  Nothing says whether the broker has them.
+sub echoes
+{
+	return map { { device => $_->{device}, points => [ [ $_->{parameter}, $_->{ts} * 1000, $_->{value} ] ] } }
+	  grep { $_->{kind} eq 'echoed' } @_;
+}
+
 # What is not in tables: the logs of devices, clients and of the harness itself.
 sub observed
 {
@@ -485,14 +523,15 @@ sub observed
 	{
 		my @records = $self->{sim}{$name}->records;
 
-		push @{ $observed{published} }, telemetry($name, @records);
+		push @{ $observed{published} }, $temper{$name}{args}{echo} ? echoes(@records) : telemetry($name, @records);
 		push @{ $observed{sim} }, map { $name eq 'forger' ? { %$_, foreign => 1 } : $_ }
 		  grep { $_->{kind} !~ /^(?:published|acked)$/ } @records;
 	}
 	push @{ $observed{sim} }, @{ $self->{answers} };
 	push @{ $observed{published} }, $self->{publisher}->sent, @{ $self->{ingested} };
-	$observed{connections} = [ map { $_->connections } values %{ $self->{client} } ];
+	$observed{connections} = [ map { $_->connections } @{ $self->{clients} } ];
 	$observed{counters} = $self->counters;
+	$observed{processes} = $self->{processes};
 	$observed{$_} = $self->{$_} foreach qw(access outages exempt sent);
 	return \%observed;
 }

@@ -39,6 +39,25 @@ sub is_exempt
 	return grep { $_->[0] <= $at && $at <= $_->[1] } @{ $history->{exempt} };
 }
 
+# Whether a message may have been stored before one that was sent earlier: processes that share telemetry
+# keep no order among them, as long as the earlier one was not committed when this one was sent.
+sub overtakes
+{
+	my ($history, $message, $row) = @_;
+
+	return ($history->{processes} || 1) > 1
+	  && (!$row || !defined $row->{committed_at} || ($message->{sent_at} || 0) <= $row->{committed_at});
+}
+
+# What is stored for the first point of a message.
+sub row_of
+{
+	my ($stored, $message) = @_;
+	my ($parameter, $ts) = @{ $message->{points}[0] };
+
+	return $stored->{"$message->{device} $parameter $ts"};
+}
+
 # I9 to I11: acknowledged is stored, the first value of a key wins, nothing comes from nowhere.
 sub taken_in
 {
@@ -66,7 +85,7 @@ sub taken_in
 			{
 				$first{$key} = { message => $message, value => $value, exempt => $exempt };
 			}
-			elsif ($exempt || $first{$key}{exempt})
+			elsif ($exempt || $first{$key}{exempt} || overtakes($history, $message, $stored->{$key}))
 			{
 				# what came first is not known then
 				$first{$key}{unsure} = 1;
@@ -80,7 +99,9 @@ sub taken_in
 		$exempt ||= !$message->{after}{acked} || is_exempt($history, $message->{after}{acked})
 		  if $message->{after};
 		next if $exempt || !$message->{reason};
-		my @letters = @{ $letters{"$message->{topic} " . unpack('H*', $message->{payload})} || [] };
+		# of two that met, the other may be the one in conflict
+		my @letters = map { @{ $letters{"$_->{topic} " . unpack('H*', $_->{payload})} || [] } } $message,
+		  $message->{after} && overtakes($history, $message, row_of($stored, $message)) ? $message->{after} : ();
 		$find->('I12', "a message that cannot be used ($message->{reason}) is no dead letter", $message,
 			@letters)
 		  unless grep { $_->{reason} eq $message->{reason} } @letters;

@@ -68,6 +68,8 @@ sub check
 	}
 	$state{command} = { map { $_->{command_id} => $_ } @{ $history->{command} } };
 	$state{device} = { map { $_->{device_id} => $_->{name} } @{ $history->{device} } };
+	$state{ack_mode} = { map { $_->{device_id} => $_->{ack_mode} } @{ $history->{device} } };
+	push @{ $state{measured}{"$_->{device_id} $_->{parameter_id}"} }, $_ foreach @{ $history->{measurement} };
 	$state{parameter} = { map { $_->{parameter_id} => $_->{name} } @{ $history->{parameter} } };
 	foreach my $record (@{ $history->{sim} })
 	{
@@ -254,7 +256,60 @@ sub devices_obeyed
 	return;
 }
 
-# I6: only the device's own answer, in time, ends a command; nothing ends it twice (see I2).
+# Whether something was down while the command was under way.
+sub was_disturbed
+{
+	my ($history, $command) = @_;
+
+	return grep { $_->[0] <= $command->{finished_at} && $_->[1] >= $command->{created_at} }
+	  @{ $history->{outages} };
+}
+
+# The value came back as a measurement since the command was made.
+sub was_echoed
+{
+	my ($state, $command) = @_;
+	my $wanted = $command->{target_value};
+	my $slack = 1e-6 * (abs($wanted) > 1 ? abs($wanted) : 1);
+
+	return grep { abs($_->{value} - $wanted) <= $slack && defined $_->{committed_at}
+		  && $_->{committed_at} >= $command->{created_at} }
+	  @{ $state->{measured}{"$command->{device_id} $command->{parameter_id}"} || [] };
+}
+
+# Somebody who is subscribed as the device got it, unless the broker has lost what it confirmed.
+sub was_handed_over
+{
+	my ($history, $sim, $command) = @_;
+
+	return 1 if grep { $_->[0] <= $command->{finished_at} && $command->{finished_at} <= $_->[1] + $end_slack }
+	  @{ $history->{exempt} };
+	return scalar @{ $sim->{received} || [] };
+}
+
+# Without an answer, what ends a command well: what its device type takes for one.
+sub was_confirmed
+{
+	my ($history, $state, $sim, $command) = @_;
+	my $mode = $state->{ack_mode}{ $command->{device_id} };
+
+	return was_echoed($state, $command) if $mode eq 'echo';
+	return was_handed_over($history, $sim, $command) if $mode eq 'broker';
+	return 0;
+}
+
+# Without an answer, what ends it badly: its time, or nobody who would listen.
+sub was_given_up
+{
+	my ($history, $state, $sim, $command) = @_;
+
+	return 1 if $command->{error} eq 'timed out';
+	return $command->{error} eq 'nobody is subscribed' && $state->{ack_mode}{ $command->{device_id} } eq 'broker'
+	  && (!$sim->{received} || was_disturbed($history, $command));
+}
+
+# I6: only the device's own answer, in time, ends a command, or what its type takes for one; nothing ends
+# it twice (see I2).
 sub answers_counted
 {
 	my ($history, $find, $state) = @_;
@@ -267,9 +322,10 @@ sub answers_counted
 		my $error = $command->{error} || '';
 
 		$find->('I6', 'a command is completed though its device never said so', $command)
-		  if $command->{status} eq 'COMPLETED' && !grep { !defined $_->{error} } @answers;
+		  if $command->{status} eq 'COMPLETED' && !(grep { !defined $_->{error} } @answers)
+		  && !was_confirmed($history, $state, $sim, $command);
 		$find->('I6', 'a command is refused though its device never said so', $command, @answers)
-		  if $command->{status} eq 'CANCELLED' && $error ne 'timed out'
+		  if $command->{status} eq 'CANCELLED' && !was_given_up($history, $state, $sim, $command)
 		  && !grep { defined $_->{error} && $_->{error} eq $error } @answers;
 		$find->('I6', 'a command that failed at once was sent', $command, @{ $sim->{received} })
 		  if $command->{status} eq 'FAILED' && $sim->{received};
