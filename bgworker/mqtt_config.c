@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -225,8 +226,12 @@ choose_filters(IotMqttConfig *config, const pg_uuid_t *adapter_id, HeapTuple row
 		for (int i = 0; i < counts[source]; i++)
 		{
 			char	   *filter = sources[source][i];
-			bool		retained = overlaps(filter, sources[STATE], counts[STATE]);
-			bool		own = retained || config->processes == 1 ||
+			bool		retained;
+			bool		own;
+
+			CHECK_FOR_INTERRUPTS();
+			retained = overlaps(filter, sources[STATE], counts[STATE]);
+			own = retained || config->processes == 1 ||
 				overlaps(filter, sources[OWN], counts[OWN]);
 
 			if (own && config->number > 1)

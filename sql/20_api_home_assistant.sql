@@ -17,7 +17,8 @@ LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
 			('bri_stat_t', 'brightness_state_topic'), ('bri_val_tpl', 'brightness_value_template'),
 			('cmd_t', 'command_topic'), ('cmd_tpl', 'command_template'), ('cmp', 'components'), ('cmps', 'components'),
 			('cns', 'connections'), ('dev', 'device'), ('dev_cla', 'device_class'), ('e', 'encoding'),
-			('exp_aft', 'expire_after'), ('ids', 'identifiers'), ('ops', 'options'), ('p', 'platform'),
+			('exp_aft', 'expire_after'), ('ids', 'identifiers'), ('off_dly', 'off_delay'),
+			('on_cmd_type', 'on_command_type'), ('ops', 'options'), ('p', 'platform'),
 			('pl_avail', 'payload_available'), ('pl_lock', 'payload_lock'),
 			('pl_not_avail', 'payload_not_available'), ('pl_off', 'payload_off'), ('pl_on', 'payload_on'),
 			('pl_unlk', 'payload_unlock'), ('stat_locked', 'state_locked'), ('stat_off', 'state_off'),
@@ -190,6 +191,14 @@ BEGIN
 		RAISE EXCEPTION 'value of % "%" is neither a number nor a word', component, object
 			USING ERRCODE = 'feature_not_supported',
 				HINT = 'Times and bodies that are not UTF-8 are not taken.';
+	END IF;
+	-- others would make up values, or send more than one command
+	IF component = 'binary_sensor' AND entity ? 'off_delay'
+		OR is_light AND coalesce(entity ->> 'on_command_type', 'last') <> 'last' THEN
+		RAISE EXCEPTION '% "%" wants its % observed', component, object,
+				CASE WHEN is_light THEN 'on_command_type' ELSE 'off_delay' END
+			USING ERRCODE = 'feature_not_supported',
+				HINT = 'Only what a device says itself is stored, and a command is one message.';
 	END IF;
 	template := iot_internal.discovery_path(CASE WHEN NOT is_light THEN entity ->> 'value_template'
 		WHEN NOT is_json THEN entity ->> 'state_value_template' END);

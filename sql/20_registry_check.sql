@@ -438,7 +438,7 @@ BEGIN
 			'register_limit', 'discovery_limit']) THEN
 		low := CASE WHEN key = 'keepalive' THEN 10 WHEN key = 'qos' OR key = 'batch_time' THEN 0 ELSE 1 END;
 		high := CASE key WHEN 'processes' THEN 16 WHEN 'keepalive' THEN 3600 WHEN 'qos' THEN 1
-			WHEN 'register_limit' THEN 1000000 WHEN 'discovery_limit' THEN 100000 ELSE 10000 END;
+			WHEN 'register_limit' THEN 1000000 ELSE 10000 END;
 		IF jsonb_typeof(option) <> 'number' OR option::text !~ '^[0-9]{1,7}$'
 			OR NOT option::integer BETWEEN low AND high THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',

@@ -200,6 +200,8 @@ SELECT is(announce(topic, config::jsonb), error, left(coalesce(config, topic), 8
 	('switch/x', '{"stat_t":"t","pl_on":"nan"}', '22023 label "nan" of parameter "x" of device type "ha:x" reads as a number'),
 	('switch/x', '{"stat_t":"t","cmd_t":"c","cmd_tpl":"{{ value }}{{ x }}"}', '0A000 template "{{ value }}{{ x }}" is not supported'),
 	('switch/x', '{"stat_t":"t","cmd_t":"c","cmd_tpl":"{\"a\": \"{{ value }}\""}', '22023 command_template of parameter "x" of device type "ha:x" would not give valid JSON'),
+	('binary_sensor/x', '{"stat_t":"t","off_dly":5}', '0A000 binary_sensor "x" wants its off_delay observed'),
+	('light/x', '{"stat_t":"t","on_cmd_type":"first"}', '0A000 light "x" wants its on_command_type observed'),
 	('select/x', '{"stat_t":"t"}', '22023 options must be an array of 1 to 256 texts'),
 	('select/x', '{"stat_t":"t","ops":["1","b"]}', '0A000 options are partly numbers'),
 	('number/x', '{"stat_t":"t","min":5,"max":1}', '22023 bounds of the sensor of parameter "x" are the wrong way round: 5 is above 1'),

@@ -162,7 +162,7 @@ SELECT throws_ok(format('UPDATE iot.adapter SET options = %L', o), '22023', NULL
 		'{"discovery_prefix": "", "discovery_group": "default"}', '{"discovery_prefix": 5, "discovery_group": "default"}',
 		'{"discovery_prefix": "a/+", "discovery_group": "default"}', '{"discovery_prefix": "$SYS", "discovery_group": "default"}',
 		'{"discovery_prefix": "a{device}", "discovery_group": "default"}',
-		'{"discovery_prefix": "ha", "discovery_group": "default", "discovery_limit": 100001}']) o;
+		'{"discovery_prefix": "ha", "discovery_group": "default", "discovery_limit": 10001}']) o;
 SELECT throws_ok(format('UPDATE iot.adapter SET options = %L', o), '42704', NULL, format('options %s', o))
 	FROM unnest(ARRAY['{"register_group": "nowhere", "register_type": "default"}',
 		'{"register_group": "default", "register_type": "nothing"}',
@@ -176,7 +176,7 @@ SELECT lives_ok($$UPDATE iot.adapter SET url = 'mqtts://h', options = '{"usernam
 	"max_in_flight": 1, "protocol": "3.1.1", "ca_file": "/ca", "cert_file": "/c", "key_file": "/k",
 	"processes": 16, "batch_time": 0, "topics": ["plant/+/telemetry", "a/#", "#"],
 	"register_group": "default", "register_type": "default", "register_limit": 5,
-	"discovery_prefix": "home/assistant", "discovery_group": "default", "discovery_limit": 100000}'$$,
+	"discovery_prefix": "home/assistant", "discovery_group": "default", "discovery_limit": 10000}'$$,
 	'every option there is');
 SELECT throws_ok($$UPDATE iot.adapter SET url = 'mqtt://h'$$, '22023',
 	'adapter "mqtt" has options for TLS and a url without it');

@@ -10,33 +10,14 @@ use IotTest;
 
 my $iot = IotTest->new('main');
 my $broker = IotTest::Broker->new('main');
-my $text = PostgreSQL::Test::Utils::slurp_file("$IotTest::source_dir/doc/devices.md");
 
-# The SQL of a section of the page, as it stands there.
-sub recipe
-{
-	my ($title) = @_;
-	my ($section) = $text =~ /^### \Q$title\E\n(.*?)(?=^##)/ms or die "no section $title";
-	my @blocks = $section =~ /^```sql\n(.*?)^```/msg;
-
-	die "no SQL in section $title" unless @blocks;
-	$iot->psql(join('', @blocks));
-	return;
-}
-
-sub value
-{
-	my ($device, $parameter) = @_;
-
-	return $iot->psql('SELECT v.value FROM iot.sensor_value v JOIN iot.device d USING (device_id)'
-		  . " JOIN iot.parameter p USING (parameter_id) WHERE d.name = '$device' AND p.name = '$parameter'");
-}
+sub value { return $iot->value(@_); }
 
 sub online_is
 {
 	my ($device, $online, $what) = @_;
 
-	$iot->poll("SELECT f.online IS $online FROM iot.fleet f WHERE f.device = '$device'");
+	$iot->online_is($device, $online);
 	pass($what);
 	return;
 }
@@ -46,15 +27,13 @@ sub stored { return $iot->poll("SELECT count(*) = $_[0] FROM iot.measurement"); 
 # Sends a command, has the device answer with $reply what came to $topic, and gives what came.
 sub carried_out
 {
-	my ($device, $parameter, $value, $topic, $reply_topic, $reply) = @_;
-	my $watch = $broker->watch($topic);
-	my $id = $iot->send_command($device, $parameter, $value);
-	my ($message) = $watch->wait_for(1, $topic);
+	my ($command, $payload) = $iot->command_answered($broker, @_);
 
-	$broker->publish($reply_topic, $reply);
-	is($iot->wait_for_command($id)->{status}, 'COMPLETED', "$device: its echo confirms $parameter");
-	return $message->{payload};
+	is($command->{status}, 'COMPLETED', "$_[0]: its echo confirms $_[1]");
+	return $payload;
 }
+
+sub recipe { return $iot->psql(IotTest::recipe($_[0], 'sql')); }
 
 recipe($_) foreach 'Tasmota', 'Zigbee2MQTT', 'ThingsBoard gateways';
 $iot->psql(q{INSERT INTO iot.device_type (name) VALUES ('press')});
@@ -106,7 +85,7 @@ online_is('porch', 'false', 'and back');
 my $list = '[{"ieee_address":"0x1","friendly_name":"Coordinator","definition":null},{"ieee_address":"0x2","friendly_name":"upstairs/blind",'
   . '"definition":{"exposes":[{"type":"cover","features":[{"type":"numeric","property":"position","access":7,"unit":"%",'
   . '"value_min":0,"value_max":100}]}]}}]';
-my ($script) = $text =~ /^```psql\n(.*?)^```/ms or die 'no script for psql';
+my $script = IotTest::recipe('Zigbee2MQTT', 'psql');
 my $port = $broker->port;
 $broker->publish('zigbee2mqtt/bridge/devices', $list, retain => 1);
 $script =~ s/-p 1883/-p $port/ or die 'no port in the script';

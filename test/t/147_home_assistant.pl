@@ -12,14 +12,6 @@ use IotTest;
 my $iot = IotTest->new('main');
 my $broker = IotTest::Broker->new('main');
 
-sub value
-{
-	my ($device, $parameter) = @_;
-
-	return $iot->psql('SELECT v.value FROM iot.sensor_value v JOIN iot.device d USING (device_id)'
-		  . " JOIN iot.parameter p USING (parameter_id) WHERE d.name = '$device' AND p.name = '$parameter'");
-}
-
 # Publishes until it is stored: a device does not know who has subscribed by now.
 sub says
 {
@@ -27,7 +19,7 @@ sub says
 
 	$iot->poll("SELECT EXISTS (SELECT FROM iot.sensor s JOIN iot.device d USING (device_id)"
 		  . " JOIN iot.parameter p USING (parameter_id) WHERE d.name = '$device' AND p.name = '$parameter')");
-	IotTest::poll_until(sub { $broker->publish($topic, $payload); return value($device, $parameter) eq $value; },
+	IotTest::poll_until(sub { $broker->publish($topic, $payload); return $iot->value($device, $parameter) eq $value; },
 		"$device says $parameter");
 	pass("$device: $parameter is taken from $topic");
 	return;
@@ -37,7 +29,7 @@ sub online_is
 {
 	my ($device, $online, $what) = @_;
 
-	$iot->poll("SELECT count(*) = 1 FROM iot.fleet f WHERE f.device = '$device' AND f.online IS $online");
+	$iot->online_is($device, $online);
 	pass($what);
 	return;
 }
@@ -45,14 +37,10 @@ sub online_is
 # Sends a command, has the device answer with $reply what came to $topic, and gives what came.
 sub carried_out
 {
-	my ($device, $parameter, $value, $topic, $reply_topic, $reply) = @_;
-	my $watch = $broker->watch($topic);
-	my $id = $iot->send_command($device, $parameter, $value);
-	my ($message) = $watch->wait_for(1, $topic);
+	my ($command, $payload) = $iot->command_answered($broker, @_);
 
-	$broker->publish($reply_topic, $reply);
-	is($iot->wait_for_command($id)->{status}, 'COMPLETED', "$device: its state confirms $parameter");
-	return $message->{payload};
+	is($command->{status}, 'COMPLETED', "$_[0]: its state confirms $_[1]");
+	return $payload;
 }
 
 sub announce
@@ -70,8 +58,6 @@ sub refused
 	return $iot->poll("SELECT count(*) = $count FROM iot.dead_letter WHERE reason = 'refused_announcement'");
 }
 
-$iot->psql(q{INSERT INTO iot.device_group (name) VALUES ('house')});
-
 # what devices have left at the broker before we come: as ESPHome does, and as bridges do
 my $living = '"avty_t":"living/status","dev":{"ids":["a4cf12"],"name":"Living room"}';
 announce('sensor/living/temperature', qq({"unit_of_meas":"°C","stat_t":"living/sensor/temperature/state",$living}));
@@ -83,7 +69,8 @@ announce('device/porch', '{"dev":{"ids":["0x01"]},"o":{"name":"bridge"},"stat_t"
 announce('sensor/bad/words', '{"stat_t":"bad/v","val_tpl":"{{ states(1) }}"}');
 $broker->publish('living/status', 'online', retain => 1);
 my $greeting = $broker->watch('homeassistant/status');
-$iot->use_broker($broker, options => { discovery_prefix => 'homeassistant', discovery_group => 'house' });
+$iot->psql(IotTest::recipe("Home Assistant's discovery", 'sql'));
+$iot->use_broker($broker, options => json($iot->psql(q{SELECT options FROM iot.adapter WHERE name = 'mqtt'})));
 
 # no answer is late on a slow machine
 $iot->poll('SELECT count(*) = 2 FROM iot.device');
@@ -94,7 +81,7 @@ online_is('a4cf12', 'true', 'its presence, as the broker kept it');
 says('a4cf12', 'temperature', '21.5', 'living/sensor/temperature/state', '21.5');
 says('a4cf12', 'relay', '0', 'living/switch/relay/state', 'OFF');
 is(carried_out('a4cf12', 'relay', 'ON', 'living/switch/relay/command', 'living/switch/relay/state', 'ON'), 'ON', 'it is told its word');
-is(value('a4cf12', 'relay'), '1', 'and its state is the value');
+is($iot->value('a4cf12', 'relay'), '1', 'and its state is the value');
 $broker->publish('living/status', 'offline', retain => 1);
 online_is('a4cf12', 'false', 'its last will');
 says('0x01', 'humidity', '55', 'zb/porch', '{"humidity":55,"state":"OFF","brightness":3}');
@@ -121,7 +108,21 @@ announce('switch/living/relay', '');
 $iot->poll(q{SELECT NOT EXISTS (SELECT FROM iot.discovery WHERE topic LIKE '%/switch/%')});
 $iot->poll(q{SELECT NOT 'living/switch/relay/state' = ANY (filters) FROM iot.adapter_session});
 pass('what is taken back is listened to no more');
-is(value('a4cf12', 'relay'), '1', 'and is not forgotten');
+is($iot->value('a4cf12', 'relay'), '1', 'and is not forgotten');
+
+# one announcement by hand, by the script of the page
+my $script = IotTest::recipe("Home Assistant's discovery", 'psql');
+my $port = $broker->port;
+$broker->publish('homeassistant/sensor/bed/temperature/config', '{"stat_t":"bed/t","dev":{"ids":"bed"}}', retain => 1);
+$iot->poll(q{SELECT EXISTS (SELECT FROM iot.device WHERE name = 'bed')});
+$script =~ s/-p 1883/-p $port/ or die 'no port in the script';
+is($iot->psql($script), 'bed|{temperature}|f|', 'by hand it is the same');
+
+# a device with topics of its own, by the recipe of the page
+$iot->psql(IotTest::recipe('One device, with topics of its own', 'sql'));
+$iot->device('gate', ['temperature'], type => 'gate');
+says('gate', 'temperature', '3', 'garden/gate', '{"temperature":3}');
+is(carried_out('gate', 'temperature', 5, 'garden/gate/set', 'garden/gate', '{"temperature":5}'), '5', 'it is told there');
 
 # hostile ones
 my $starts = $iot->psql(q{SELECT starts FROM iot_internal.worker_slots() WHERE kind = 'mqtt adapter'});

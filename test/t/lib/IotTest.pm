@@ -435,6 +435,50 @@ sub wait_for_command
 	return ($self->rows('SELECT * FROM iot.command WHERE command_id = ' . literal($id)))[0];
 }
 
+# The current value of a device's parameter.
+sub value
+{
+	my ($self, $device, $parameter) = @_;
+
+	return $self->psql('SELECT v.value FROM iot.sensor_value v JOIN iot.device d USING (device_id)'
+		  . sprintf(' JOIN iot.parameter p USING (parameter_id) WHERE d.name = %s AND p.name = %s',
+			literal($device), literal($parameter)));
+}
+
+# Waits until a device is online, or is not ('true', 'false').
+sub online_is
+{
+	my ($self, $device, $online) = @_;
+
+	return $self->poll("SELECT count(*) = 1 FROM iot.fleet f WHERE f.online IS $online"
+		  . ' AND f.device = ' . literal($device));
+}
+
+# Sends a command, publishes $reply at $reply_topic when it has come to $topic, and waits for its end:
+# the row of the command, and what came.
+sub command_answered
+{
+	my ($self, $broker, $device, $parameter, $value, $topic, $reply_topic, $reply) = @_;
+	my $watch = $broker->watch($topic);
+	my $id = $self->send_command($device, $parameter, $value);
+	my ($message) = $watch->wait_for(1, $topic);
+
+	$broker->publish($reply_topic, $reply);
+	return ($self->wait_for_command($id), $message->{payload});
+}
+
+# The blocks of a section of doc/devices.md, as they stand there, that are in a language.
+sub recipe
+{
+	my ($title, $language) = @_;
+	my $text = PostgreSQL::Test::Utils::slurp_file("$IotTest::source_dir/doc/devices.md");
+	my ($section) = $text =~ /^### \Q$title\E\n(.*?)(?=^##)/ms or croak "no section $title";
+	my @blocks = $section =~ /^```$language\n(.*?)^```/msg;
+
+	croak "no $language in section $title" unless @blocks;
+	return join('', @blocks);
+}
+
 # Waits until all that the broker has confirmed to the simulator's devices is stored, and says so.
 sub all_stored
 {
