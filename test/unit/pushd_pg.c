@@ -33,6 +33,8 @@ int			PQsendQuery(PGconn *conn, const char *query) { return 0; }
 int			PQsendQueryParams(PGconn *conn, const char *command, int n, const Oid *types,
 							  const char *const *values, const int *lengths, const int *formats,
 							  int format) { return sends; }
+int			PQsendQueryPrepared(PGconn *conn, const char *name, int n, const char *const *values,
+								const int *lengths, const int *formats, int format) { return sends; }
 int			PQflush(PGconn *conn) { return flushes; }
 int			PQisBusy(PGconn *conn) { return 1; }
 int			PQconsumeInput(PGconn *conn) { return 0; }
