@@ -4,7 +4,8 @@
 -- into (iot.rollup_note).  A step takes notes in, so that each minute is pending once however many
 -- notes speak of it (iot.rollup_pending), and makes those minutes anew that are over: from the
 -- measurements themselves, so that late ones and repetitions come out right.  Hours are made of
--- minutes in the same way.  What a reader's snapshot shows as noted or pending is not to be trusted
+-- minutes in the same way.  Notes are taken when nothing is left to be made, so that a minute which is
+-- written again and again is made once in a round, and none waits behind it.  What a reader's snapshot shows as noted or pending is not to be trusted
 -- yet; everything else equals the measurements.
 
 CREATE OR REPLACE FUNCTION iot_internal.mean_transition(internal, double precision, bigint)
@@ -156,28 +157,41 @@ BEGIN
 END
 $function$;
 
--- One step, a transaction of about a tenth of a second; true where another should follow at once.
--- One session at a time, since whoever had the older snapshot could otherwise write last; who comes
--- second leaves it to the first.  Waits for no writer of measurements, and lets none wait.
+CREATE OR REPLACE FUNCTION iot_internal.rollup_is_due(width text) RETURNS boolean
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN EXISTS (SELECT FROM iot.rollup_pending p
+		WHERE p.width = rollup_is_due.width AND p.due_at <= now());
+END
+$function$;
+
+-- One step, a transaction of about a tenth of a second; true where another should follow at once, until
+-- the round is over.  One session at a time, since whoever had the older snapshot could otherwise write
+-- last; who comes second leaves it to the first.  Waits for no writer of measurements, and lets none wait.
 CREATE OR REPLACE FUNCTION iot_internal.rollup_step(max integer DEFAULT 1000) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off AS $function$
 DECLARE
 	-- a minute costs less to take than to make anew
 	most_noted integer := rollup_step.max * 6;
-	noted integer;
-	minutes integer;
-	hours integer;
+	left_over boolean;
 BEGIN
 	PERFORM FROM iot.rollup_state FOR UPDATE SKIP LOCKED;
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
 	-- a transaction whose snapshot is older than the step before fails here
-	UPDATE iot.rollup_state SET stepped_at = clock_timestamp();
-	noted := iot_internal.rollup_take_notes(most_noted);
-	minutes := iot_internal.rollup_minutes(rollup_step.max);
-	hours := iot_internal.rollup_hours(rollup_step.max);
-	RETURN noted >= most_noted OR minutes >= rollup_step.max OR hours >= rollup_step.max;
+	UPDATE iot.rollup_state s SET stepped_at = clock_timestamp() RETURNING s.more_notes INTO left_over;
+	IF NOT iot_internal.rollup_is_due('minute') AND NOT iot_internal.rollup_is_due('hour') THEN
+		left_over := iot_internal.rollup_take_notes(most_noted) >= most_noted;
+		UPDATE iot.rollup_state s SET more_notes = left_over WHERE s.more_notes <> left_over;
+	END IF;
+	PERFORM iot_internal.rollup_minutes(rollup_step.max);
+	IF iot_internal.rollup_is_due('minute') THEN
+		RETURN true;
+	END IF;
+	-- each hour once, when the round has made its minutes
+	PERFORM iot_internal.rollup_hours(rollup_step.max);
+	RETURN left_over OR iot_internal.rollup_is_due('hour');
 END
 $function$;
 COMMENT ON FUNCTION iot_internal.rollup_step(integer) IS

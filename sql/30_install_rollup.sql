@@ -60,7 +60,8 @@ BEGIN
 		only_row boolean CONSTRAINT rollup_state_pkey PRIMARY KEY DEFAULT true CHECK (only_row),
 		minute_floor timestamptz NOT NULL DEFAULT '-infinity',
 		hour_floor timestamptz NOT NULL DEFAULT '-infinity',
-		stepped_at timestamptz
+		stepped_at timestamptz,
+		more_notes boolean NOT NULL DEFAULT false
 	) WITH (fillfactor = 50);
 END
 $install$;

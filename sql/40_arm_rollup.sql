@@ -34,6 +34,7 @@ BEGIN
 		'minutes and hours of sensors that have to be rolled up, each once';
 	COMMENT ON COLUMN iot.rollup_pending.due_at IS 'when the minute or hour is over';
 	COMMENT ON TABLE iot.rollup_state IS 'whoever rolls up locks this row';
+	COMMENT ON COLUMN iot.rollup_state.more_notes IS 'there were more than a step takes';
 	COMMENT ON COLUMN iot.rollup_state.minute_floor IS
 		'minutes before this one may have been removed by retention';
 	COMMENT ON COLUMN iot.rollup_state.hour_floor IS

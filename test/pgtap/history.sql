@@ -143,6 +143,32 @@ SELECT is((SELECT count(*) FROM iot.rollup_minute WHERE ts < :'t'), 95::bigint, 
 SELECT is(differences('furnace', 'temperature', :'t'::timestamptz - interval '5 hours', :'t', b), 0::bigint,
 	'and equal, by ' || b) FROM unnest('{1 minute,1 hour}'::interval[]) b;
 
+-- who writes the same minutes again between all steps has each made once, and no minute waits for ever
+CREATE FUNCTION write_again(second int) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO iot.measurement (device_id, parameter_id, ts, value)
+		SELECT s.device_id, s.parameter_id, date_trunc('hour', now()) - interval '10 hours' + n * interval '1 minute'
+				+ second * interval '1 s', n
+			FROM sensor('furnace', 'temperature') s, generate_series(0, 29) n
+$$;
+CREATE FUNCTION steps_of_round() RETURNS int LANGUAGE plpgsql AS $$
+BEGIN
+	FOR step IN 1 .. 20 LOOP
+		PERFORM write_again(step);
+		IF NOT iot_internal.rollup_step(10) THEN
+			RETURN step;
+		END IF;
+	END LOOP;
+END
+$$;
+SELECT is(steps_of_round(), 3, 'thirty minutes that are written all the time are a round of three steps of ten');
+SELECT is((SELECT count(*) FROM iot.rollup_minute WHERE ts < :'t'::timestamptz - interval '6 hours'), 30::bigint,
+	'which makes each of them');
+SELECT is(differences('furnace', 'temperature', :'t'::timestamptz - interval '8 hours', :'t'::timestamptz - interval '5 hours', b),
+	0::bigint, 'and history knows what came meanwhile, by ' || b) FROM unnest('{1 minute,1 hour}'::interval[]) b;
+CALL roll_up(10);
+SELECT is(differences('furnace', 'temperature', :'t'::timestamptz - interval '8 hours', :'t'::timestamptz - interval '5 hours', b),
+	0::bigint, 'as the next round does, by ' || b) FROM unnest('{1 minute,1 hour}'::interval[]) b;
+
 -- random data, in each stage of being rolled up
 SELECT load('4 days', '-1 minute', 4000) \g /dev/null
 SELECT all_equal('only noted');
