@@ -24,15 +24,22 @@
 #include "command_row.h"
 #include "event.h"
 #include "plan.h"
+#include "sensor_value.h"
 
 PG_FUNCTION_INFO_V1(iot_device_service);
 
-/* A command with its sensor's state, the sensor locked.  No row where the sensor has no state. */
+/*
+ * A command with its sensor's state, the sensor locked.  No row where the sensor has no state.  The
+ * newest version of that is looked for first, since a foreign snapshot may hold many (see live_row.c):
+ * "between" itself and itself, for an order by what is equal to something would be none.
+ */
 static IotPlan lock_new_command = {
 	"SELECT " COMMAND_ROW_COLUMNS ", " SENSOR_STATE_COLUMNS
 	" FROM iot.command c" COMMAND_ROW_JOINS
-	" JOIN iot.sensor_value v ON v.device_id = c.device_id AND v.parameter_id = c.parameter_id"
-	" WHERE c.device_id = $1 AND c.command_id = $2 FOR UPDATE OF v",
+	" CROSS JOIN LATERAL (SELECT " SENSOR_STATE_COLUMNS " FROM iot.sensor_value v"
+	" WHERE v.device_id = c.device_id AND v.parameter_id BETWEEN c.parameter_id AND c.parameter_id"
+	" ORDER BY v.parameter_id DESC LIMIT 1 FOR UPDATE) v"
+	" WHERE c.device_id = $1 AND c.command_id = $2",
 	2, {UUIDOID, UUIDOID}
 };
 static IotPlan insert_sensor_value = {
@@ -41,13 +48,6 @@ static IotPlan insert_sensor_value = {
 	" WHERE c.device_id = $1 AND c.command_id = $2"
 	" ON CONFLICT (device_id, parameter_id) DO NOTHING",
 	2, {UUIDOID, UUIDOID}
-};
-static IotPlan write_sensor_value = {
-	"UPDATE iot.sensor_value v SET value = $3, value_at = $4, source = 'command',"
-	" version = v.last_version + 1, last_version = v.last_version + 1,"
-	" desired = $3, desired_version = v.last_version + 1"
-	" WHERE v.device_id = $1 AND v.parameter_id = $2 RETURNING v.version",
-	4, {UUIDOID, UUIDOID, FLOAT8OID, TIMESTAMPTZOID}
 };
 static IotPlan approve_command = {
 	"UPDATE iot.command c SET status = 'COMMITTED', target_value = $3, version = $4,"
@@ -224,22 +224,17 @@ processing_to_committed(CommandRow *command, const SensorState *current, double 
 	IotPayload	payload;
 	Datum		values[10];
 	char		nulls[10];
-	bool		isnull;
 
 	Assert(strcmp(command->status, "PROCESSING") == 0);
-	values[0] = UUIDPGetDatum(&command->device_id);
-	values[1] = UUIDPGetDatum(&command->parameter_id);
-	values[2] = Float8GetDatum(target);
-	values[3] = TimestampTzGetDatum(GetCurrentTimestamp());
-	if (iot_plan_execute(&write_sensor_value, values, NULL) != 1)
-		elog(ERROR, "state of sensor has gone");
-	command->version = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc,
-												   1, &isnull));
+	command->version = iot_sensor_value_command(&command->device_id, &command->parameter_id, target,
+												GetCurrentTimestamp());
 	command->target_value.isnull = false;
 	command->target_value.value = target;
 
 	memset(nulls, ' ', sizeof(nulls));
+	values[0] = UUIDPGetDatum(&command->device_id);
 	values[1] = UUIDPGetDatum(&command->command_id);
+	values[2] = Float8GetDatum(target);
 	values[3] = Int64GetDatum(command->version);
 	state_values(current, values + 4, nulls + 4);
 	iot_plan_execute(&approve_command, values, nulls);

@@ -1,10 +1,10 @@
 /*
  * sensor_value.c
- *		Moving the current values of sensors on.
+ *		Moving the current values of sensors on, by measurements and by commands.
  *
- * Runs in the trigger of iot.measurement, in any backend and between SPI_connect and SPI_finish.
- * Rows are taken in the order of (device_id, parameter_id), in which every writer locks them: those
- * that are there are updated as live_row.c does it, and from the first on that it cannot update, a
+ * Runs in triggers, in any backend and between SPI_connect and SPI_finish.  The rows of measurements
+ * are taken in the order of (device_id, parameter_id), in which every writer locks them: those that
+ * are there are updated as live_row.c does it, and from the first on that it cannot update, a
  * statement does the rest.
  */
 #include "postgres.h"
@@ -36,10 +36,18 @@ static IotPlan upsert_values = {
 	4, {UUIDARRAYOID, UUIDARRAYOID, TIMESTAMPTZARRAYOID, FLOAT8ARRAYOID}
 };
 
+static IotPlan command_value = {
+	"UPDATE iot.sensor_value v SET value = $3, value_at = $4, source = 'command',"
+	" version = v.last_version + 1, last_version = v.last_version + 1,"
+	" desired = $3, desired_version = v.last_version + 1"
+	" WHERE v.device_id = $1 AND v.parameter_id = $2 RETURNING v.version",
+	4, {UUIDOID, UUIDOID, FLOAT8OID, TIMESTAMPTZOID}
+};
+
 enum
 {
 	DEVICE_ID, PARAMETER_ID, VALUE, VALUE_AT, SOURCE, VERSION, LAST_VERSION, REPORTED, REPORTED_AT,
-	PREVIOUS_REPORTED, PREVIOUS_REPORTED_AT, COLUMNS
+	PREVIOUS_REPORTED, PREVIOUS_REPORTED_AT, DESIRED, DESIRED_VERSION, COLUMNS
 };
 
 static const IotLiveColumn columns[COLUMNS] = {
@@ -53,21 +61,35 @@ static const IotLiveColumn columns[COLUMNS] = {
 	[REPORTED] = {"reported", FLOAT8OID},
 	[REPORTED_AT] = {"reported_at", TIMESTAMPTZOID},
 	[PREVIOUS_REPORTED] = {"previous_reported", FLOAT8OID},
-	[PREVIOUS_REPORTED_AT] = {"previous_reported_at", TIMESTAMPTZOID}
+	[PREVIOUS_REPORTED_AT] = {"previous_reported_at", TIMESTAMPTZOID},
+	[DESIRED] = {"desired", FLOAT8OID},
+	[DESIRED_VERSION] = {"desired_version", INT8OID}
 };
+
+/* Gives the row that was found a value, from there, and a version, which it returns. */
+static Datum
+set_value(IotLiveRows *rows, double value, TimestampTz at, const char *source)
+{
+	bool		isnull;
+	Datum		last = iot_live_row_get(rows, LAST_VERSION, &isnull);
+	Datum		version = Int64GetDatum(DatumGetInt64(last) + 1);
+
+	iot_live_row_set(rows, VALUE, Float8GetDatum(value), false);
+	iot_live_row_set(rows, VALUE_AT, TimestampTzGetDatum(at), false);
+	iot_live_row_set(rows, SOURCE, CStringGetTextDatum(source), false);
+	iot_live_row_set(rows, VERSION, version, false);
+	iot_live_row_set(rows, LAST_VERSION, version, false);
+	return version;
+}
 
 /* Moves a sensor's value on where that is newer; false where that is for a statement. */
 static bool
-move_value(IotLiveRows *rows, IotSensorMove *move, Datum source)
+move_value(IotLiveRows *rows, IotSensorMove *move)
 {
-	Datum		value = Float8GetDatum(move->value);
-	Datum		ts = TimestampTzGetDatum(move->ts);
-	Datum		version;
 	Datum		reported;
 	Datum		reported_at;
 	bool		no_value;
 	bool		no_time;
-	bool		isnull;
 
 	if (!iot_live_row_find(rows, &move->key.device_id, &move->key.parameter_id))
 		return false;
@@ -75,15 +97,9 @@ move_value(IotLiveRows *rows, IotSensorMove *move, Datum source)
 	reported_at = iot_live_row_get(rows, REPORTED_AT, &no_time);
 	if (!no_time && DatumGetTimestampTz(reported_at) >= move->ts)
 		return true;
-	version = iot_live_row_get(rows, LAST_VERSION, &isnull);
-	version = Int64GetDatum(DatumGetInt64(version) + 1);
-	iot_live_row_set(rows, VALUE, value, false);
-	iot_live_row_set(rows, VALUE_AT, ts, false);
-	iot_live_row_set(rows, SOURCE, source, false);
-	iot_live_row_set(rows, VERSION, version, false);
-	iot_live_row_set(rows, LAST_VERSION, version, false);
-	iot_live_row_set(rows, REPORTED, value, false);
-	iot_live_row_set(rows, REPORTED_AT, ts, false);
+	(void) set_value(rows, move->value, move->ts, "measurement");
+	iot_live_row_set(rows, REPORTED, Float8GetDatum(move->value), false);
+	iot_live_row_set(rows, REPORTED_AT, TimestampTzGetDatum(move->ts), false);
 	iot_live_row_set(rows, PREVIOUS_REPORTED, reported, no_value);
 	iot_live_row_set(rows, PREVIOUS_REPORTED_AT, reported_at, no_time);
 	if (!iot_live_row_update(rows))
@@ -99,12 +115,11 @@ static int
 move_values(IotSensorMove **moves, int count)
 {
 	IotLiveRows *rows = iot_live_rows_open("sensor_value", columns, COLUMNS);
-	Datum		source = CStringGetTextDatum("measurement");
 	int			done = 0;
 
 	if (rows == NULL)
 		return 0;
-	while (done < count && move_value(rows, moves[done], source))
+	while (done < count && move_value(rows, moves[done]))
 	{
 		CHECK_FOR_INTERRUPTS();
 		done++;
@@ -180,4 +195,37 @@ iot_sensor_values_move(IotSensorMove **moves, int count)
 	done = count > 0 ? move_values(moves, count) : 0;
 	if (done < count)
 		upsert(moves + done, count - done);
+}
+
+/* Writes what a command set, and returns its version.  The caller holds the sensor's lock. */
+int64
+iot_sensor_value_command(const pg_uuid_t *device_id, const pg_uuid_t *parameter_id, double value,
+						 TimestampTz at)
+{
+	IotLiveRows *rows = iot_live_rows_open("sensor_value", columns, COLUMNS);
+	Datum		version = (Datum) 0;
+	bool		done = false;
+	Datum		args[4];
+	bool		isnull;
+
+	if (rows != NULL)
+	{
+		if (iot_live_row_find(rows, device_id, parameter_id))
+		{
+			version = set_value(rows, value, at, "command");
+			iot_live_row_set(rows, DESIRED, Float8GetDatum(value), false);
+			iot_live_row_set(rows, DESIRED_VERSION, version, false);
+			done = iot_live_row_update(rows);
+		}
+		iot_live_rows_close(rows);
+	}
+	if (done)
+		return DatumGetInt64(version);
+	args[0] = UUIDPGetDatum(device_id);
+	args[1] = UUIDPGetDatum(parameter_id);
+	args[2] = Float8GetDatum(value);
+	args[3] = TimestampTzGetDatum(at);
+	if (iot_plan_execute(&command_value, args, NULL) != 1)
+		elog(ERROR, "state of sensor has gone");
+	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 }

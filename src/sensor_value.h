@@ -1,6 +1,6 @@
 /*
  * sensor_value.h
- *		Moving the current values of sensors on.
+ *		Moving the current values of sensors on, by measurements and by commands.
  */
 #ifndef IOT_SENSOR_VALUE_H
 #define IOT_SENSOR_VALUE_H
@@ -26,5 +26,7 @@ typedef struct IotSensorMove
 } IotSensorMove;
 
 extern void iot_sensor_values_move(IotSensorMove **moves, int count);
+extern int64 iot_sensor_value_command(const pg_uuid_t *device_id, const pg_uuid_t *parameter_id,
+									  double value, TimestampTz at);
 
 #endif							/* IOT_SENSOR_VALUE_H */

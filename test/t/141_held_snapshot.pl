@@ -37,15 +37,31 @@ sub speak
 	return;
 }
 
-# Blocks of a table and its indexes that each of the next batches looks at.
+# The device is told so often, each time in a transaction of its own.
+sub tell
+{
+	my ($times) = @_;
+
+	$iot->psql(qq{
+		DO \$\$ BEGIN
+			FOR i IN 1 .. $times LOOP
+				PERFORM iot.send_command('boiler', 'level-' || 1 + i % $sensors, i);
+				COMMIT;
+			END LOOP;
+			PERFORM pg_stat_force_next_flush();
+		END \$\$});
+	return;
+}
+
+# Blocks of a table and its indexes that each of the next hundred batches or commands looks at.
 sub blocks
 {
-	my ($table) = @_;
+	my ($table, $act) = @_;
 	my $count = "SELECT heap_blks_hit + heap_blks_read + idx_blks_hit + idx_blks_read"
 	  . " FROM pg_statio_all_tables WHERE relid = 'iot.$table'::regclass";
 	my $before = $iot->psql($count);
 
-	speak($hundred);
+	$act->($hundred);
 	return ($iot->psql($count) - $before) / $hundred;
 }
 
@@ -57,9 +73,11 @@ sub holds
 	my $report = $iot->session;
 	$report->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ');
 	my $seen = $report->query_safe("SELECT md5(string_agg(v::text, '' ORDER BY v::text)) FROM iot.$table v");
-	my $first = blocks($table);
+	my $first = blocks($table, \&speak);
+	my $told = blocks($table, \&tell);
 	speak($batches - 2 * $hundred);
-	my $last = blocks($table);
+	my $last = blocks($table, \&speak);
+	my $told_last = blocks($table, \&tell);
 	is($report->query_safe("SELECT md5(string_agg(v::text, '' ORDER BY v::text)) FROM iot.$table v"),
 		$seen, "iot.$table: the snapshot still sees what it saw");
 	$report->query_safe('COMMIT');
@@ -68,18 +86,21 @@ sub holds
 	# that of the index grows by a level, and its newest entries may lie in two pages
 	cmp_ok($last, '<', 2 * $first, sprintf('I21: iot.%s: a batch looks at %.1f blocks behind'
 			  . ' %d versions of each row, and at %.1f at first', $table, $last, $batches, $first));
+	cmp_ok($told_last, '<', 2 * $told, sprintf('I21: iot.%s: a command looks at %.1f blocks, and at'
+			  . ' %.1f at first', $table, $told_last, $told)) if $told > 0;
 	return;
 }
 
 holds('sensor_value');
+my $version = $batches + 10 + 2 * $hundred / $sensors;
 is( $iot->psql('SELECT count(*), min(v.version), max(v.version), min(v.reported_at) = max(m.ts)'
 		  . ' FROM iot.sensor_value v, (SELECT max(ts) AS ts FROM iot.measurement) m'),
-	"$sensors|" . ($batches + 10) . '|' . ($batches + 10) . '|t', 'each row counts all that was said');
+	"$sensors|$version|$version|t", 'each row counts all that was said');
 $iot->psql("SELECT bt_index_check('iot.sensor_value_pkey', true)");
 $iot->psql('VACUUM (FULL, ANALYZE) iot.sensor_value');
 speak(1);
 is( $iot->psql('SELECT count(*), min(version) FROM iot.sensor_value'),
-	"$sensors|" . ($batches + 11), 'and goes on after the table was written anew');
+	"$sensors|" . ($version + 1), 'and goes on after the table was written anew');
 $iot->psql("SELECT bt_index_check('iot.sensor_value_pkey', true)");
 
 # each value changes what these remember: how many there were in a row, and since when
