@@ -17,7 +17,7 @@ my $warm = 3;					# rounds until whatever is kept has been made
 my $devices = 20;
 my $limit = 4096;				# kB that a process may grow by after them
 
-my $iot = IotTest->new('main');
+my $iot = IotTest->new('main', conf => "iot.authenticators = 'push_daemon'\n");
 # saving at each change would take the broker minutes here
 my $broker = IotTest::Broker->new('main', start => 0);
 (my $conf = $broker->{conf}) =~ s/^autosave_on_changes true$/autosave_on_changes false/m;
@@ -36,6 +36,7 @@ EOC
 $iot->use_broker($broker);
 my $boilers = $iot->simulator($broker, devices => [ map { "boiler-$_" } 1 .. 3 ]);
 my $push = $iot->pushd;
+$iot->psql('GRANT iot_viewer, iot_operator TO push_daemon');
 my $session = $iot->session;
 my %heard;
 
@@ -137,6 +138,8 @@ foreach my $name (sort keys %pid)
 		  . " messages, $after{$name} kB after $messages");
 }
 is_deeply({ processes() }, \%pid, 'they are the processes of the beginning');
+is($session->query_safe('SELECT status, count(*) FROM iot.command GROUP BY status ORDER BY status'),
+	'COMPLETED|' . 8 * $rounds . "\nFAILED|" . 2 * $rounds, 'the commands were carried out, or refused');
 cmp_ok($heard{measurement}, '>', $rounds, "$heard{measurement} live values were told");
 cmp_ok($heard{event}, '>=', $rounds * 15, "$heard{event} events were told");
 

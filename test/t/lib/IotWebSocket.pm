@@ -132,10 +132,14 @@ sub send
 sub fill
 {
 	my ($self, $what, $until) = @_;
-	my $left = ($until || time() + $timeout) - time();
+	my $select = IO::Select->new($self->{socket});
 
-	croak "$what did not come in time" if $left <= 0;
-	croak "$what did not come in time" unless IO::Select->new($self->{socket})->can_read($left);
+	$until ||= time() + $timeout;
+	# a signal may end a wait early, such as that of a child which is done
+	until ($select->can_read($until - time() > 0 ? $until - time() : 0))
+	{
+		croak "$what did not come in time" if time() >= $until;
+	}
 	my $n = sysread $self->{socket}, my $bytes, 65536;
 
 	if (!$n)
