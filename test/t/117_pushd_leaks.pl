@@ -20,10 +20,12 @@ if (!$ENV{IOT_SANITIZE})
 	  or die PostgreSQL::Test::Utils::slurp_file($made);
 }
 
-my $iot = IotTest->new('main');
+my $iot = IotTest->new('main', conf => "iot.authenticators = 'push_daemon'\n");
 setup_push($iot);
+$iot->user('anna', group => 'plant', level => 'operate');
 my $push = $iot->pushd(program => $program,
 	env => { ASAN_OPTIONS => ($ENV{ASAN_OPTIONS} || 'x=') =~ s/^x=//r . ':detect_leaks=1' });
+$iot->psql('GRANT iot_viewer, iot_operator TO push_daemon');
 
 notify_many($iot, 300, recipients => ['anna'], body => '{"text":"' . 'x' x 500 . '"}');
 foreach my $n (1 .. 20)
@@ -35,6 +37,9 @@ foreach my $n (1 .. 20)
 	$anna->send({ op => 'live', id => 2, devices => ['boiler-1'], groups => ['plant'] });
 	$anna->send({ op => 'query', id => 3, query => 'fleet' });
 	$anna->send({ op => 'command', id => 4, device => 'boiler-1', parameter => 'temperature', value => '1' });
+	my $answer;
+	do { $answer = $anna->receive } until ($answer->{id} // 0) == 4;
+	is($answer->{op}, 'result', 'a command is given');
 	$anna->send({ op => 'unsubscribe', id => $n % 2 + 1 });
 	$anna->send({ op => 'subscribe', id => 5, events => ['not valid'] });
 	$anna->send($n % 2 ? '{"op":' : '[]');
