@@ -12,12 +12,7 @@ use IotTest;
 
 my $iot = IotTest->new('main');
 # saving at each change would take the broker minutes here
-my $broker = IotTest::Broker->new('main');
-$broker->stop;
-(my $conf = $broker->{conf}) =~ s/^autosave_on_changes true$/autosave_on_changes false/m;
-$broker->{conf} = $conf;
-$broker->write_conf;
-$broker->start;
+my $broker = IotTest::Broker->new('main', autosave => 0);
 
 $iot->parameter('t');
 $iot->psql(q{INSERT INTO iot.device_type (name, device_path, telemetry_topic, attributes_topic)
