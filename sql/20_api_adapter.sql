@@ -3,8 +3,9 @@
 --
 -- Workers live long and keep their plans, and begin when tables are small: a plan that reads a
 -- whole table, or all commands of a device, would be kept while these grow.  So all of these look up
--- by whole keys, and join in the order in which they are written; and planning anew for the values
--- at hand, which cannot change such a plan, cost a quarter of an adapter's time.
+-- by whole keys, in subqueries that no statistics can turn round (src/adapter_contract.h); and
+-- planning anew for the values at hand, which cannot change such a plan, cost a quarter of an
+-- adapter's time.
 
 CREATE OR REPLACE FUNCTION iot_internal.command_payload(
 	template text, command_id uuid, device text, parameter text, value double precision,
@@ -20,7 +21,7 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_take';
 
 -- Lets go of the commands that wait for a sign of life of these devices, and tells their adapters by
@@ -45,7 +46,7 @@ BEGIN
 	), due AS (
 		UPDATE iot.command c SET due_at = clock_timestamp()
 			FROM waiting w
-			WHERE c.device_id = w.device_id AND c.command_id = w.command_id
+			WHERE c.device_id = ANY (ARRAY[w.device_id]) AND c.command_id = ANY (ARRAY[w.command_id])
 			RETURNING c.device_id, c.command_id, c.parameter_id, c.version
 	)
 	INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload, device_id)
@@ -53,8 +54,10 @@ BEGIN
 				jsonb_build_object('command_id', c.command_id, 'device', d.name,
 					'parameter', p.name, 'version', c.version), c.device_id
 			FROM due c
-				JOIN iot.device d ON d.device_id = c.device_id
-				JOIN iot.parameter p ON p.parameter_id = c.parameter_id
+				CROSS JOIN LATERAL (SELECT k.name FROM iot.device k
+					WHERE k.device_id = c.device_id OFFSET 0) AS d
+				CROSS JOIN LATERAL (SELECT k.name FROM iot.parameter k
+					WHERE k.parameter_id = c.parameter_id OFFSET 0) AS p
 			ORDER BY c.version, c.command_id;
 	GET DIAGNOSTICS released = ROW_COUNT;
 	RETURN released;
@@ -83,7 +86,7 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_in_flight';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_attempt(device_ids uuid[], command_ids uuid[])
@@ -91,7 +94,7 @@ RETURNS TABLE (command_id uuid)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_attempt';
 
 CREATE OR REPLACE FUNCTION iot_internal.adapter_result(
@@ -100,7 +103,7 @@ RETURNS TABLE (command_id uuid, outcome text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_result';
 
 CREATE OR REPLACE FUNCTION iot_internal.expire_commands(max_commands integer DEFAULT 1000)
@@ -108,7 +111,7 @@ RETURNS integer
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_expire_commands';
 
 -- An adapter has its place in the log from its first moment, so that what is sent before its
@@ -136,7 +139,7 @@ RETURNS TABLE (command_id uuid, device_id uuid, device text, parameter text, act
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
-SET join_collapse_limit = 1 SET plan_cache_mode = force_generic_plan
+SET plan_cache_mode = force_generic_plan
 AS $function$
 #variable_conflict use_column
 DECLARE
@@ -163,8 +166,9 @@ BEGIN
 			array_agg(NULL::boolean) AS oks, array_agg('timed out'::text) AS errors
 		INTO timed_out
 		FROM iot_internal.adapter_in_flight(wanted_id) f
-			JOIN iot.saga_step s ON s.device_id = f.device_id AND s.command_id = f.command_id
-				AND s.service = 'adapter'
+			CROSS JOIN LATERAL (SELECT k.updated_at FROM iot.saga_step k
+				WHERE k.device_id = f.device_id AND k.command_id = f.command_id
+					AND k.service = 'adapter' OFFSET 0) AS s
 		WHERE f.attempts >= f.max_attempts
 			AND s.updated_at + f.ack_timeout_ms * interval '1 ms' <= clock_timestamp();
 	IF timed_out.devices IS NOT NULL THEN
@@ -177,8 +181,9 @@ BEGIN
 		FROM (
 			SELECT f.device_id, f.command_id
 			FROM iot_internal.adapter_in_flight(wanted_id) f
-				JOIN iot.saga_step s ON s.device_id = f.device_id AND s.command_id = f.command_id
-					AND s.service = 'adapter'
+				CROSS JOIN LATERAL (SELECT k.updated_at FROM iot.saga_step k
+					WHERE k.device_id = f.device_id AND k.command_id = f.command_id
+						AND k.service = 'adapter' OFFSET 0) AS s
 			WHERE (f.attempts = 0 OR f.attempts < f.max_attempts
 					AND s.updated_at + f.ack_timeout_ms * interval '1 ms' <= clock_timestamp())
 				AND f.deadline > clock_timestamp()
@@ -186,7 +191,7 @@ BEGIN
 					SELECT FROM iot.command c
 					WHERE c.device_id = f.device_id AND c.parameter_id = f.parameter_id
 						AND c.finished_at IS NULL AND c.status = 'COMMITTED'
-						AND c.version < f.version)
+						AND c.version < f.version OFFSET 0)
 			ORDER BY f.created_at, f.version
 			LIMIT max_commands) f;
 	IF due.device_ids IS NULL THEN
@@ -194,7 +199,8 @@ BEGIN
 	END IF;
 	UPDATE iot.saga_step s SET updated_at = clock_timestamp()
 		FROM unnest(due.device_ids, due.command_ids) AS x(device_id, command_id)
-		WHERE s.device_id = x.device_id AND s.command_id = x.command_id AND s.service = 'adapter';
+		WHERE s.device_id = ANY (ARRAY[x.device_id]) AND s.command_id = ANY (ARRAY[x.command_id])
+			AND s.service = 'adapter';
 	sent := ARRAY(SELECT t.command_id
 		FROM iot_internal.adapter_attempt(due.device_ids, due.command_ids) t);
 	RETURN QUERY

@@ -346,20 +346,22 @@ DECLARE
 	recorded bigint;
 BEGIN
 	WITH pending AS (
-		-- locked in one order by all daemons
+		-- locked in one order by all daemons, and by key for each, whatever a plan of long ago knew
 		SELECT d.seq, d.channel, d.recipient
-			FROM unnest(seqs, recipients) AS t (seq, recipient)
-				JOIN iot.delivery d ON d.seq = t.seq AND d.channel = 'push'
-					AND d.recipient = t.recipient
-			WHERE d.status = 'PENDING'
-			ORDER BY d.seq, d.recipient
-			FOR UPDATE OF d
+			FROM (SELECT u.seq, u.recipient FROM unnest(seqs, recipients) AS u (seq, recipient)
+					ORDER BY u.seq, u.recipient) AS t
+				CROSS JOIN LATERAL (
+					SELECT k.seq, k.channel, k.recipient FROM iot.delivery k
+					WHERE k.seq = t.seq AND k.channel = 'push' AND k.recipient = t.recipient
+						AND CASE k.status WHEN 'PENDING' THEN true ELSE false END
+					FOR UPDATE) AS d
 	)
 	UPDATE iot.delivery d
 		SET status = 'DELIVERED', delivered_at = clock_timestamp(), last_error = NULL
 		FROM pending p
-		WHERE d.seq = p.seq AND d.channel = p.channel AND d.recipient = p.recipient
-			AND d.status = 'PENDING';
+		WHERE d.seq = ANY (ARRAY[p.seq]) AND d.channel = ANY (ARRAY[p.channel])
+			AND d.recipient = ANY (ARRAY[p.recipient])
+			AND CASE d.status WHEN 'PENDING' THEN true ELSE false END;
 	GET DIAGNOSTICS recorded = ROW_COUNT;
 	RETURN recorded;
 END

@@ -6,7 +6,9 @@
 --
 -- What is due is judged by the time of the statement, which an index can be searched by; the clock
 -- itself, being different for each row, would have every pending row read.  Plans are kept, and made
--- when the table may be empty still: they must not be those for a small one.
+-- when the table may be empty still: they must not be those for a small one, so that deliveries are
+-- looked up by their keys whatever the statistics say (src/adapter_contract.h tells how), here and
+-- below.
 CREATE OR REPLACE FUNCTION iot_internal.push_due(max_deliveries integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off AS $$
@@ -23,7 +25,8 @@ BEGIN
 					AND q.next_attempt_at <= statement_timestamp()
 				ORDER BY q.next_attempt_at LIMIT max_deliveries
 				FOR UPDATE SKIP LOCKED) AS p
-		WHERE d.seq = p.seq AND d.channel = p.channel AND d.recipient = p.recipient;
+		WHERE d.seq = ANY (ARRAY[p.seq]) AND d.channel = ANY (ARRAY[p.channel])
+			AND d.recipient = ANY (ARRAY[p.recipient]);
 	GET DIAGNOSTICS due = ROW_COUNT;
 	RETURN due;
 END
@@ -44,11 +47,11 @@ BEGIN
 	-- chosen once, whatever the join below looks like: a second look would not see the rows that the
 	-- first one took, and take others
 	WITH due AS MATERIALIZED (
-		SELECT q.seq, w.name, w.url, w.options,
+		SELECT q.seq, q.channel, w.name, w.url, w.options,
 				coalesce((w.options ->> 'timeout')::interval, interval '10 s') AS timeout
 			FROM iot.webhook w
 				CROSS JOIN LATERAL (
-					SELECT p.seq FROM iot.delivery p
+					SELECT p.seq, p.channel FROM iot.delivery p
 					WHERE p.channel = 'webhook' AND p.recipient = w.name
 						AND p.status = 'PENDING' AND p.next_attempt_at <= statement_timestamp()
 					ORDER BY p.next_attempt_at
@@ -63,7 +66,8 @@ BEGIN
 				started_at = clock_timestamp(),
 				next_attempt_at = clock_timestamp() + x.timeout + interval '10 s'
 			FROM due AS x
-			WHERE d.seq = x.seq AND d.channel = 'webhook' AND d.recipient = x.name
+			WHERE d.seq = ANY (ARRAY[x.seq]) AND d.channel = ANY (ARRAY[x.channel])
+				AND d.recipient = ANY (ARRAY[x.name])
 			RETURNING d.seq, x.name, d.attempts, x.url, x.options, x.timeout)
 	SELECT t.seq, t.name, t.attempts, t.url,
 			(extract(epoch FROM t.timeout) * 1000)::integer,
@@ -180,8 +184,11 @@ BEGIN
 						ELSE 'PENDING' END AS status
 				FROM unnest(seqs, channels, recipients, oks, finals, errors)
 						AS u(seq, channel, recipient, ok, final, error)
-					JOIN iot.delivery q ON q.seq = u.seq AND q.channel = u.channel
-						AND q.recipient = u.recipient AND q.status = 'PENDING'
+					CROSS JOIN LATERAL (
+						SELECT k.seq, k.channel, k.recipient, k.attempts FROM iot.delivery k
+						WHERE k.seq = u.seq AND k.channel = u.channel AND k.recipient = u.recipient
+							AND CASE k.status WHEN 'PENDING' THEN true ELSE false END
+						OFFSET 0) AS q
 					CROSS JOIN LATERAL (
 						-- a webhook that is gone takes no further attempt, e-mail has other servers
 						SELECT CASE u.channel
@@ -192,7 +199,8 @@ BEGIN
 								SELECT (s.options ->> 'max_attempts')::integer
 									FROM iot.mail_server s WHERE s.enabled), 24)
 							END AS max_attempts) AS m) AS r
-		WHERE d.seq = r.seq AND d.channel = r.channel AND d.recipient = r.recipient
+		WHERE d.seq = ANY (ARRAY[r.seq]) AND d.channel = ANY (ARRAY[r.channel])
+			AND d.recipient = ANY (ARRAY[r.recipient])
 		RETURNING d.seq, d.channel, d.recipient, d.status, d.attempts;
 END
 $$;

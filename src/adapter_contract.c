@@ -59,56 +59,46 @@ static IotPlan read_approved = {
 	" c.target_value, c.version," \
 	" coalesce(m.command_labels, m.labels, s.labels, p.labels), m.scale, m.shift)"
 #define TAKE_JOINS \
-	" JOIN iot.device d ON d.device_id = c.device_id" \
-	" JOIN iot.device_type t ON t.device_type_id = d.device_type_id" \
-	" JOIN iot.parameter p ON p.parameter_id = c.parameter_id" \
-	" LEFT JOIN iot.sensor s ON s.device_id = c.device_id AND s.parameter_id = c.parameter_id" \
-	" LEFT JOIN iot.device_type_mapping m ON m.device_type_id = d.device_type_id" \
-	" AND m.parameter_id = c.parameter_id"
+	EACH("device", "k.device_id = c.device_id", "d") \
+	EACH("device_type", "k.device_type_id = d.device_type_id", "t") \
+	EACH("parameter", "k.parameter_id = c.parameter_id", "p") \
+	EACH_OR_NULL("sensor", "k.device_id = c.device_id AND k.parameter_id = c.parameter_id", "s") \
+	EACH_OR_NULL("device_type_mapping", \
+				 "k.device_type_id = d.device_type_id AND k.parameter_id = c.parameter_id", "m")
 
 /*
  * What is approved for a device that has to be awake is left alone until its sign of life, which is
  * in the log too: see iot_internal.release_commands().
  *
- * In the order of the log; "returning" gives rows in the order of their insertion.  "OFFSET 0" has
- * each command looked up by its key, whatever the planner believes about the few that are open:
- * reading all of them for each of a thousand keys took a second.
+ * In the order of the log; "returning" gives rows in the order of their insertion.
  */
 static IotPlan take = {
 	"WITH taken AS ("
 	" INSERT INTO iot.saga_step (device_id, command_id, service, status, created_at, updated_at)"
 	" SELECT c.device_id, c.command_id, 'adapter', 'PROCESSING', x.at, x.at"
 	" FROM unnest($2, $3, $4) WITH ORDINALITY AS a(device_id, command_id, due, place)"
-	" CROSS JOIN LATERAL (SELECT k.device_id, k.command_id, k.adapter_id, k.status, k.deadline"
-	" FROM iot.command k WHERE k.device_id = a.device_id AND k.command_id = a.command_id"
-	" OFFSET 0) c"
-	" JOIN iot.device d ON d.device_id = c.device_id"
-	" JOIN iot.device_type t ON t.device_type_id = d.device_type_id"
+	EACH_COMMAND("a", "c")
+	EACH("device", "k.device_id = c.device_id", "d")
+	EACH("device_type", "k.device_type_id = d.device_type_id", "t")
 	" CROSS JOIN (SELECT clock_timestamp() AS at) x"
 	" WHERE (a.due OR t.send_when = 'now') AND c.adapter_id = $1 AND c.status = 'COMMITTED' AND c.deadline > x.at AND d.enabled"
 	" ORDER BY a.place"
 	" ON CONFLICT (device_id, command_id, service) DO NOTHING RETURNING device_id, command_id),"
 	" numbered AS (SELECT t.device_id, t.command_id, row_number() OVER () AS place FROM taken t)"
-	" SELECT " TAKE_COLUMNS " FROM numbered a"
-	" JOIN iot.command c ON c.device_id = a.device_id AND c.command_id = a.command_id"
-	TAKE_JOINS " ORDER BY a.place",
+	" SELECT " TAKE_COLUMNS " FROM numbered a" EACH_COMMAND("a", "c") TAKE_JOINS " ORDER BY a.place",
 	4, {UUIDOID, UUIDARRAYOID, UUIDARRAYOID, BOOLARRAYOID}
 };
 static IotPlan in_flight = {
-	"SELECT " TAKE_COLUMNS " FROM iot.saga_step f"
-	" JOIN iot.command c ON c.device_id = f.device_id AND c.command_id = f.command_id"
-	TAKE_JOINS
+	"SELECT " TAKE_COLUMNS " FROM iot.saga_step f" EACH_COMMAND("f", "c") TAKE_JOINS
 	" WHERE f.service = 'adapter' AND f.status = 'PROCESSING' AND c.adapter_id = $1"
 	" AND c.status = 'COMMITTED'"
 	" ORDER BY c.device_id, c.parameter_id, c.version",
 	1, {UUIDOID}
 };
-
-/* CASE, since the planner takes it for half of the rows: see above. */
 static IotPlan attempt = {
 	"UPDATE iot.command c SET attempts = c.attempts + 1"
 	" FROM unnest($1, $2) AS a(device_id, command_id)"
-	" WHERE c.device_id = a.device_id AND c.command_id = a.command_id"
+	" WHERE " BY_COMMAND("a")
 	" AND CASE c.status WHEN 'COMMITTED' THEN c.deadline > clock_timestamp() ELSE false END"
 	" RETURNING c.command_id",
 	2, {UUIDARRAYOID, UUIDARRAYOID}

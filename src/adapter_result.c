@@ -30,8 +30,9 @@ PG_FUNCTION_INFO_V1(iot_expire_commands);
 static IotPlan find_answered = {
 	"SELECT a.place, c.device_id, c.command_id"
 	" FROM unnest($1, $2) WITH ORDINALITY AS a(device, command_id, place)"
-	" JOIN iot.command c ON c.command_id = a.command_id"
-	" JOIN iot.device d ON d.device_id = c.device_id AND d.name = a.device",
+	EACH("command", "k.command_id = a.command_id", "c")
+	EACH("device", "k.device_id = c.device_id", "d")
+	" WHERE d.name = a.device",
 	2, {TEXTARRAYOID, UUIDARRAYOID}
 };
 static IotPlan find_due = {
@@ -40,19 +41,23 @@ static IotPlan find_due = {
 	" ORDER BY c.deadline LIMIT $1",
 	1, {INT4OID}
 };
+
+/* A lock in a subquery is taken row by row, in the order of the keys outside. */
 static IotPlan lock_sensors = {
-	"SELECT FROM iot.sensor_value v"
-	" WHERE (v.device_id, v.parameter_id) IN (SELECT c.device_id, c.parameter_id"
-	" FROM unnest($1, $2) AS a(device_id, command_id)"
-	" JOIN iot.command c ON c.device_id = a.device_id AND c.command_id = a.command_id)"
-	" ORDER BY v.device_id, v.parameter_id FOR UPDATE OF v",
+	"SELECT FROM (SELECT DISTINCT c.device_id, c.parameter_id"
+	" FROM unnest($1, $2) AS a(device_id, command_id)" EACH_COMMAND("a", "c")
+	" ORDER BY c.device_id, c.parameter_id) a"
+	" CROSS JOIN LATERAL (SELECT FROM iot.sensor_value k"
+	" WHERE k.device_id = a.device_id AND k.parameter_id = a.parameter_id FOR UPDATE) v",
 	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 static IotPlan lock_commands = {
 	"SELECT a.place, c.status"
-	" FROM unnest($1, $2) WITH ORDINALITY AS a(device_id, command_id, place)"
-	" JOIN iot.command c ON c.device_id = a.device_id AND c.command_id = a.command_id"
-	" ORDER BY c.device_id, c.command_id, a.place FOR NO KEY UPDATE OF c",
+	" FROM (SELECT u.device_id, u.command_id, u.place"
+	" FROM unnest($1, $2) WITH ORDINALITY AS u(device_id, command_id, place)"
+	" ORDER BY u.device_id, u.command_id, u.place) a"
+	" CROSS JOIN LATERAL (SELECT k.status FROM iot.command k"
+	" WHERE " COMMAND_OF("a") " FOR NO KEY UPDATE) c",
 	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 
@@ -66,16 +71,15 @@ static IotPlan lock_commands = {
 	" INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload, device_id)" \
 	" SELECT iot_internal.uuidv7(), 'command', c.command_id::text, '" type "', " \
 	OUTCOME_PAYLOAD(error) ", c.device_id FROM " source " c" \
-	" JOIN iot.device d ON d.device_id = c.device_id" \
-	" JOIN iot.parameter p ON p.parameter_id = c.parameter_id" \
+	EACH("device", "k.device_id = c.device_id", "d") \
+	EACH("parameter", "k.parameter_id = c.parameter_id", "p") \
 	" ORDER BY c.version, c.command_id"
 
 static IotPlan committed_to_completed = {
 	"WITH done AS ("
 	" UPDATE iot.command c SET status = 'COMPLETED', finished_at = clock_timestamp()"
 	" FROM unnest($1, $2) AS a(device_id, command_id)"
-	" WHERE c.device_id = a.device_id AND c.command_id = a.command_id"
-	" AND CASE c.status WHEN 'COMMITTED' THEN true ELSE false END"
+	" WHERE " BY_COMMAND("a") " AND CASE c.status WHEN 'COMMITTED' THEN true ELSE false END"
 	" RETURNING c.*),"
 	" step AS ("
 	" INSERT INTO iot.saga_step (device_id, command_id, service, status, created_at, updated_at)"
@@ -91,8 +95,7 @@ static IotPlan committed_to_completed = {
 static IotPlan committed_to_refused = {
 	"WITH refused AS ("
 	" SELECT c.*, a.error AS refusal, clock_timestamp() AS at"
-	" FROM unnest($1, $2, $3) AS a(device_id, command_id, error)"
-	" JOIN iot.command c ON c.device_id = a.device_id AND c.command_id = a.command_id"
+	" FROM unnest($1, $2, $3) AS a(device_id, command_id, error)" EACH_COMMAND("a", "c")
 	" WHERE c.status = 'COMMITTED'),"
 	" step AS ("
 	" INSERT INTO iot.saga_step (device_id, command_id, service, status, error, created_at,"
@@ -109,11 +112,11 @@ static IotPlan record_late = {
 	"WITH late AS ("
 	" UPDATE iot.command c SET late = true"
 	" FROM unnest($1, $2, $3) AS a(device_id, command_id, error)"
-	" WHERE c.device_id = a.device_id AND c.command_id = a.command_id AND NOT c.late"
+	" WHERE " BY_COMMAND("a") " AND NOT c.late"
 	" AND c.status <> 'COMMITTED' AND c.status <> 'COMPLETED'"
 	" AND NOT EXISTS (SELECT FROM iot.saga_step t WHERE t.device_id = c.device_id"
 	" AND t.command_id = c.command_id AND t.service = 'adapter'"
-	" AND t.error IS DISTINCT FROM '" TIMED_OUT "')"
+	" AND t.error IS DISTINCT FROM '" TIMED_OUT "' OFFSET 0)"
 	" RETURNING c.*, a.error AS refusal),"
 	" event AS ("
 	OUTCOME_EVENT("adapter.value_set_late", "c.refusal", "late") ")"
