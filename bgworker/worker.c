@@ -35,7 +35,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -54,8 +53,6 @@ PG_MODULE_MAGIC;
 #define STAT_FLUSH_MS			500
 #define CLOCK_SET_MS			1000	/* what moves it less is a correction, and no setting */
 #define CLOCK_READ_MS			100
-#define SLOW_XACT_MS			10
-#define PLANS_KEPT_MS			2000	/* where transactions are slow */
 
 static char subject[NAMEDATALEN * 3];
 static const char *idle_reason = NULL;
@@ -63,7 +60,6 @@ static int64 idle_logged_at = 0;
 static bool heartbeat_due = true;
 static int64 heartbeat_at = 0;
 static int64 stat_flushed_at = 0;
-static int64 plans_made_at = 0;
 
 static struct
 {
@@ -276,23 +272,6 @@ log_error(ErrorData *edata, const char *activity, bool answered)
 }
 
 /*
- * Has plans made anew after a transaction that was slow.  A worker keeps its plans while tables grow,
- * and statistics follow a minute later: one that joins by reading a table of ten rows over and over is
- * kept when it has ten thousand, as where a fleet is told something by a server that had slept.
- */
-static void
-reconsider_plans(int64 began)
-{
-	int64		now = iot_worker_clock_ms();
-
-	if (now - began > SLOW_XACT_MS && now - plans_made_at > PLANS_KEPT_MS)
-	{
-		ResetPlanCache();
-		plans_made_at = now;
-	}
-}
-
-/*
  * Runs body in a transaction of its own, as iot_worker, connected to SPI, and commits.  activity
  * is a constant in the imperative ("store measurements"): it shows in pg_stat_activity and in the
  * log.  Raises nothing that the body raised; error, where given, is filled unless the outcome is
@@ -303,7 +282,6 @@ IotXactOutcome
 iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXactError *error)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	int64		began = iot_worker_clock_ms();
 	Oid			userid;
 	int			sec_context;
 	volatile IotXactOutcome outcome = IOT_XACT_FAILED;
@@ -363,8 +341,6 @@ iot_try_xact(const char *activity, int flags, IotXactBody body, void *arg, IotXa
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
-	if (!(flags & IOT_XACT_LONG))
-		reconsider_plans(began);
 	/* a transaction that is let in while paused says nothing about the others */
 	if (outcome == IOT_XACT_IDLE ||
 		(outcome == IOT_XACT_DONE && !(flags & (IOT_XACT_WHILE_PAUSED | IOT_XACT_NO_TABLES))))

@@ -284,10 +284,14 @@ BEGIN
 		SELECT b.* FROM iot.command_batch b WHERE b.finished_at IS NULL
 		ORDER BY b.command_batch_id FOR NO KEY UPDATE SKIP LOCKED LOOP
 		WITH over AS (
-			SELECT i.device_id, c.status, CASE WHEN c.command_id IS NULL
+			SELECT i.command_batch_id, i.device_id, c.status, CASE WHEN c.command_id IS NULL
 				THEN 'the command is gone, with its device' ELSE c.error END AS error
 			FROM iot.command_batch_item i
-				LEFT JOIN iot.command c ON c.device_id = i.device_id AND c.command_id = i.command_id
+				-- by key for each, and below: plans are kept from when there were few
+				LEFT JOIN LATERAL (
+					SELECT k.command_id, k.status, k.error, k.finished_at FROM iot.command k
+					WHERE k.device_id = i.device_id AND k.command_id = i.command_id
+					OFFSET 0) AS c ON true
 			WHERE i.command_batch_id = batch.command_batch_id AND i.status = 'SENT'
 				AND (c.command_id IS NULL OR c.finished_at IS NOT NULL)),
 		heard AS (
@@ -295,7 +299,8 @@ BEGIN
 				SET status = CASE o.status WHEN 'COMPLETED' THEN 'COMPLETED' ELSE 'FAILED' END,
 					error = o.error
 				FROM over o
-				WHERE i.command_batch_id = batch.command_batch_id AND i.device_id = o.device_id
+				WHERE i.command_batch_id = ANY (ARRAY[o.command_batch_id])
+					AND i.device_id = ANY (ARRAY[o.device_id])
 				RETURNING i.status),
 		counted AS (
 			SELECT count(*) AS ended, count(*) FILTER (WHERE h.status = 'FAILED') AS failed
