@@ -40,6 +40,8 @@
 #define RETRY_MS			1000	/* after a transaction that failed */
 #define QUIET_ROUNDS		2		/* without a message: a session is empty */
 #define REMINDER_MS			60000
+#define QUIET_MS			1000	/* without announcements: they are all there */
+#define TOPICS_WAIT_MS		10000
 
 static struct
 {
@@ -55,6 +57,8 @@ static struct
 	int64		stored_at;		/* the last batch of messages */
 	bool		unsettled;		/* the broker has more subscriptions than wanted, or may have */
 	int			quiet_rounds;	/* of a session that is given up */
+	int64		announced_at;	/* the last batch in which devices announced themselves */
+	int64		topics_since;	/* new topics wait to be subscribed to; 0 where none do */
 	char		greeted[IOT_TOPIC_MAX];	/* where devices were asked to announce themselves */
 }			adapter;
 
@@ -134,6 +138,24 @@ is_surplus(void)
 	return adapter.config != NULL && adapter.config->number > adapter.config->processes;
 }
 
+/*
+ * Whether the configuration brings nothing but topics while devices are announcing theirs: those come in
+ * hundreds, and for each new subscription the broker would have to tell us all of them again.
+ */
+static bool
+topics_may_wait(const IotMqttConfig *config)
+{
+	const IotMqttConfig *old = adapter.config;
+
+	if (old == NULL || old->error != NULL || old->settings_len != config->settings_len ||
+		memcmp(old->fingerprint, config->fingerprint, old->settings_len) != 0 ||
+		iot_worker_passed(adapter.announced_at, QUIET_MS))
+		return false;
+	if (adapter.topics_since == 0)
+		adapter.topics_since = iot_worker_clock_ms();
+	return !iot_worker_passed(adapter.topics_since, TOPICS_WAIT_MS);
+}
+
 static void
 use_config(IotMqttConfig *config)
 {
@@ -152,6 +174,12 @@ use_config(IotMqttConfig *config)
 		iot_mqtt_config_free(config);
 		return;
 	}
+	if (topics_may_wait(config))
+	{
+		iot_mqtt_config_free(config);
+		return;
+	}
+	adapter.topics_since = 0;
 	iot_worker_adapter_names(config->name, config->number, name, title + strlen(title));
 	iot_worker_slot_rename(name);
 	iot_worker_subject(title);
@@ -345,6 +373,7 @@ store(void)
 	int			npublished = iot_inbox_published(&published);
 	int			count;
 	int			nends;
+	bool		announced;
 
 	for (int i = 0; i < npublished; i++)
 		iot_command_published(published[i].mid, published[i].reason);
@@ -354,8 +383,11 @@ store(void)
 	nends = iot_command_ends(&ends);
 	if (count == 0 && (nends == 0 || iot_worker_clock_ms() < adapter.retry_at))
 		return false;
-	if (iot_store(adapter.config, &adapter.key.adapter_id, messages, count) == IOT_STORE_DONE)
+	if (iot_store(adapter.config, &adapter.key.adapter_id, messages, count, &announced) ==
+		IOT_STORE_DONE)
 	{
+		if (announced)
+			adapter.announced_at = iot_worker_clock_ms();
 		iot_inbox_forget_messages();
 		iot_outage_prove();
 		if (iot_device_state_released())

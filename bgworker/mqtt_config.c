@@ -290,6 +290,8 @@ iot_mqtt_config_read(const pg_uuid_t *adapter_id, int number, const char *known)
 	{
 		char	   *text = SPI_getvalue(row, desc, column);
 
+		if (column == COL_SHARED_TOPICS)
+			config->settings_len = fingerprint.len;
 		appendStringInfo(&fingerprint, "%c%s", text == NULL ? '-' : '+', text ? text : "");
 		appendStringInfoChar(&fingerprint, '\x1f');
 	}

@@ -24,6 +24,7 @@ typedef struct IotMqttConfig
 {
 	MemoryContext context;		/* holds all of this */
 	char	   *fingerprint;	/* equal where two configurations are */
+	size_t		settings_len;	/* of it: all but the device types' topics */
 	char	   *name;			/* of the adapter */
 	char	   *url;
 	char	   *host;

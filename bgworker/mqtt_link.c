@@ -38,6 +38,8 @@
 #include "iot.h"
 
 #define CONNECT_TIMEOUT_MS	10000
+#define SINGLE_FILTERS		16
+#define PACKET_FILTERS		50		/* of at most 1024 bytes each */
 #define ANNOUNCEMENT_WEIGHT	1000	/* in values; making a device takes tens of milliseconds */
 #define REASON_SIZE			160
 
@@ -56,6 +58,7 @@ static struct
 	char		reason[REASON_SIZE];
 	int			unanswered_subscriptions;
 	int			refused_subscriptions;
+	int64		answered_at;	/* the last of those that were answered */
 	unsigned	progress;		/* callbacks that fired */
 }			conn;
 
@@ -115,6 +118,7 @@ on_subscribe(struct mosquitto *mosq, void *arg, int mid, int count, const int *g
 	if (count == 1 && iot_dynsec_subscribed(mid, granted[0]))
 		return;
 	conn.unanswered_subscriptions--;
+	conn.answered_at = iot_worker_clock_ms();
 	for (int i = 0; i < count; i++)
 	{
 		if (granted[i] >= 0x80)
@@ -127,6 +131,7 @@ on_unsubscribe(struct mosquitto *mosq, void *arg, int mid, const mosquitto_prope
 {
 	conn.progress++;
 	conn.unanswered_subscriptions--;
+	conn.answered_at = iot_worker_clock_ms();
 }
 
 static void
@@ -225,6 +230,7 @@ start_connecting(void)
 
 	conn.lost = conn.accepted = conn.subscribed = conn.tcp_up = false;
 	conn.unanswered_subscriptions = conn.refused_subscriptions = 0;
+	conn.answered_at = 0;
 	conn.connect_started_at = iot_worker_clock_ms();
 	conn.state = IOT_LINK_CONNECTING;
 	iot_inbox_clear();
@@ -325,19 +331,42 @@ unsubscribe(const char *filter)
 	note_error(rc);
 }
 
+/* Filters from the first on that go into one packet: such as want the same of what the broker retains. */
+static int
+packet_of_filters(const IotMqttConfig *config, int first)
+{
+	int			count = 1;
+
+	if (config->nfilters <= SINGLE_FILTERS)
+		return 1;
+	while (count < PACKET_FILTERS && first + count < config->nfilters &&
+		   config->filters[first + count].retained == config->filters[first].retained)
+		count++;
+	return count;
+}
+
+/*
+ * Asks for all topics.  Many filters go several to a packet: a broker that writes its state down at each
+ * packet would take seconds for a thousand.
+ */
 static void
 subscribe(void)
 {
 	const IotMqttConfig *config = conn.config;
+	char	   *filters[PACKET_FILTERS];
+	int			count;
 
 	conn.subscribed = true;
-	for (int i = 0; i < config->nfilters; i++)
+	for (int i = 0; i < config->nfilters; i += count)
 	{
 		int			options = config->v5 && !config->filters[i].retained ?
 			MQTT_SUB_OPT_SEND_RETAIN_NEVER : 0;
-		int			rc = mosquitto_subscribe_v5(conn.mosq, NULL, config->filters[i].filter,
-												config->qos, options, NULL);
+		int			rc;
 
+		count = packet_of_filters(config, i);
+		for (int j = 0; j < count; j++)
+			filters[j] = config->filters[i + j].filter;
+		rc = mosquitto_subscribe_multiple(conn.mosq, NULL, count, filters, config->qos, options, NULL);
 		if (rc != MOSQ_ERR_SUCCESS)
 		{
 			note_error(rc);
@@ -411,7 +440,7 @@ iot_link_turn(void)
 		}
 		if (conn.subscribed && conn.unanswered_subscriptions <= 0 && !conn.lost)
 			come_up();
-		else if (iot_worker_passed(conn.connect_started_at, CONNECT_TIMEOUT_MS))
+		else if (iot_worker_passed(Max(conn.connect_started_at, conn.answered_at), CONNECT_TIMEOUT_MS))
 			set_lost("no answer within %d s", CONNECT_TIMEOUT_MS / 1000);
 	}
 	if (!conn.lost && conn.tcp_up)

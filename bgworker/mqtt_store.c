@@ -54,6 +54,7 @@ typedef struct StoreJob
 	int			nends;
 	MemoryContext context;		/* for what outlives the transaction */
 	IotIngestCounters counters;
+	bool		announced;		/* devices announced themselves in what is committed */
 	Answer	   *answers;
 	int			nanswers;
 } StoreJob;
@@ -294,6 +295,7 @@ store_range(StoreJob *job, int first, int count, bool with_ends, const IotIngest
 	if (outcome == IOT_XACT_DONE)
 	{
 		apply(job);
+		job->announced = job->announced || job->counters.announcements > 0;
 		return IOT_STORE_DONE;
 	}
 	if (outcome != IOT_XACT_REFUSED)
@@ -322,17 +324,20 @@ store_range(StoreJob *job, int first, int count, bool with_ends, const IotIngest
 /*
  * Commits the messages and the ends of commands that wait to be recorded.  Where part of a batch
  * is committed and the rest is given back, the broker delivers all of it again, and what was
- * stored is found to be a duplicate.
+ * stored is found to be a duplicate.  *announced: devices were among the senders that announced themselves.
  */
 IotStoreOutcome
 iot_store(const IotMqttConfig *config, const pg_uuid_t *adapter_id,
-		  const IotIngestMessage *messages, int count)
+		  const IotIngestMessage *messages, int count, bool *announced)
 {
+	IotStoreOutcome outcome;
 	StoreJob	job = {
 		.config = config,
 		.adapter_id = adapter_id,
 		.context = CurrentMemoryContext
 	};
 
-	return store_range(&job, 0, count, true, messages);
+	outcome = store_range(&job, 0, count, true, messages);
+	*announced = job.announced;
+	return outcome;
 }

@@ -15,6 +15,6 @@ typedef enum IotStoreOutcome
 } IotStoreOutcome;
 
 extern IotStoreOutcome iot_store(const IotMqttConfig *config, const pg_uuid_t *adapter_id,
-								 const IotIngestMessage *messages, int count);
+								 const IotIngestMessage *messages, int count, bool *announced);
 
 #endif							/* IOT_MQTT_STORE_H */

@@ -124,6 +124,14 @@ $iot->device('gate', ['temperature'], type => 'gate');
 says('gate', 'temperature', '3', 'garden/gate', '{"temperature":3}');
 is(carried_out('gate', 'temperature', 5, 'garden/gate/set', 'garden/gate', '{"temperature":5}'), '5', 'it is told there');
 
+# many topics, which are subscribed to by several in one packet
+announce('device/wide', '{"dev":{"ids":"wide"},"cmps":{' . join(',', map { qq("v$_":{"p":"sensor","stat_t":"wide/$_"}) } 1 .. 64) . '}}');
+says('wide', 'v64', '64', 'wide/64', '64');
+$broker->publish("wide/$_", $_) foreach 1 .. 63;
+$iot->poll(q{SELECT count(*) = 64 AND bool_and('v' || v.value = p.name) FROM iot.sensor_value v
+	JOIN iot.parameter p USING (parameter_id) JOIN iot.device d USING (device_id) WHERE d.name = 'wide'});
+pass('all of many topics are heard');
+
 # hostile ones
 my $starts = $iot->psql(q{SELECT starts FROM iot_internal.worker_slots() WHERE kind = 'mqtt adapter'});
 announce("sensor/hostile/x$_->[0]", $_->[1]) foreach [ 1, '{"stat_t":' ], [ 2, '[]' ], [ 3, "\xff" ], [ 4, '{}' ],
