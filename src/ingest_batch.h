@@ -11,7 +11,7 @@
 #include "device_state.h"
 #include "ingest.h"
 #include "measurement_store.h"
-#include "registry_cache.h"
+#include "registry_topics.h"
 
 /* Microseconds from the device's epoch, 1970, to the server's, 2000. */
 #define IOT_EPOCH_SHIFT		((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)

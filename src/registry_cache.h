@@ -1,7 +1,7 @@
 /*
  * registry_cache.h
  *		What a backend knows of the registry while it takes in messages: devices by name, their
- *		sensors, the words of their parameters, the topics of their types.
+ *		sensors, the words of their parameters; registry_topics.h has the topics of their types.
  */
 #ifndef IOT_REGISTRY_CACHE_H
 #define IOT_REGISTRY_CACHE_H
@@ -55,23 +55,11 @@ typedef struct IotDevice
 
 extern void iot_registry_begin(void);
 extern void iot_registry_end(void);
-extern int	iot_registry_topic_match(int from, const char *topic, size_t len,
-									 IotTopicKind *kind, IotTopicMatch *match);
-extern const IotMapping *iot_registry_topic_mapping(int at);
-extern bool iot_registry_has_gateways(void);
-extern const IotMapping *iot_registry_gateway_match(const char *topic, size_t len, int *at,
-													IotTopicKind *kind, IotTopicMatch *match);
-extern bool iot_registry_has_owned_topics(void);
-extern int	iot_registry_owned_topic(const char *topic, size_t len);
-extern const IotMapping *iot_registry_owner(int at, const char *topic, size_t len,
-											IotTopicKind *kind);
-extern const char *iot_registry_topic_template(int at);
 extern IotDevice *iot_registry_device(const char *name, size_t len);
 extern void iot_registry_load(List *names);
 extern IotDevice *iot_registry_device_by_id(const pg_uuid_t *device_id);
 extern IotDevice *iot_registry_device_by_name(text *name);
 extern bool iot_spoken_name_valid(const char *name, size_t len);
-extern bool iot_device_has_topic(const IotDevice *device, IotTopicKind kind, int at);
 extern const IotSensor *iot_device_sensor(IotDevice *device, const char *name, size_t len);
 extern TimestampTz iot_registry_oldest(TimestampTz now);
 
