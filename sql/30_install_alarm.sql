@@ -121,7 +121,9 @@ BEGIN
 		clear boolean NOT NULL DEFAULT false,
 		judged_at timestamptz,
 		due_at timestamptz,
+		-- as that of iot.sensor_value
 		CONSTRAINT alarm_rule_state_pkey PRIMARY KEY (device_id, alarm_rule_id)
+			WITH (deduplicate_items = off)
 	) WITH (fillfactor = 70);
 	CREATE INDEX alarm_rule_state_due_at_idx ON iot.alarm_rule_state (due_at)
 		WHERE due_at IS NOT NULL;

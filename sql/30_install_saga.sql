@@ -47,6 +47,7 @@ BEGIN
 	-- moves on when a sweep looks, not with each message, whose updates stay in place (HOT)
 	CREATE INDEX device_state_silence_at_idx ON iot.device_state (silence_at)
 		WHERE silence_at IS NOT NULL;
+	-- no posting lists: their oldest version comes first, and the newest is wanted (src/live_row.c)
 	CREATE TABLE iot.sensor_value (
 		device_id uuid NOT NULL,
 		parameter_id uuid NOT NULL,
@@ -61,7 +62,8 @@ BEGIN
 		reported_at timestamptz,
 		previous_reported double precision,
 		previous_reported_at timestamptz,
-		CONSTRAINT sensor_value_pkey PRIMARY KEY (device_id, parameter_id),
+		CONSTRAINT sensor_value_pkey PRIMARY KEY (device_id, parameter_id)
+			WITH (deduplicate_items = off),
 		CONSTRAINT sensor_value_sensor_fkey FOREIGN KEY (device_id, parameter_id)
 			REFERENCES iot.sensor ON DELETE CASCADE,
 		CONSTRAINT sensor_value_source_check CHECK (source IN ('measurement', 'command'))

@@ -23,10 +23,11 @@
 #include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_trigger.h"
-#include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -71,9 +72,9 @@ is_for_us(Relation relation)
 		return false;
 	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
 	{
-		/* those of foreign keys have nothing to do where keys stay */
+		/* a foreign key has nothing to do where it stays, see keys_stay() */
 		if (TRIGGER_FOR_UPDATE(triggers->triggers[i].tgtype) &&
-			!triggers->triggers[i].tgisinternal)
+			RI_FKey_trigger_type(triggers->triggers[i].tgfoid) != RI_TRIGGER_FK)
 			return false;
 	}
 	return constraints == NULL || !constraints->has_generated_stored;
@@ -96,6 +97,26 @@ find_columns(IotLiveRows *rows, const IotLiveColumn *columns, int count)
 	return true;
 }
 
+/* Whether foreign keys are about columns of the primary key alone, which no update changes. */
+static bool
+keys_stay(IotLiveRows *rows)
+{
+	ListCell   *lc;
+
+	foreach(lc, RelationGetFKeyList(rows->relation))
+	{
+		const ForeignKeyCacheInfo *foreign_key = lfirst(lc);
+
+		for (int i = 0; i < foreign_key->nkeys; i++)
+		{
+			if (foreign_key->conkey[i] != rows->at[0] + 1 &&
+				foreign_key->conkey[i] != rows->at[1] + 1)
+				return false;
+		}
+	}
+	return true;
+}
+
 /* Takes the primary key out of the indexes that the executor keeps; false if it is not ours. */
 static bool
 take_key(IotLiveRows *rows)
@@ -107,6 +128,11 @@ take_key(IotLiveRows *rows)
 
 		if (!form->indisprimary)
 			continue;
+		/* made anew, it may lack what an older snapshot sees; the planner asks the same */
+		if (form->indcheckxmin &&
+			!TransactionIdPrecedes(HeapTupleHeaderGetXmin(index->rd_indextuple->t_data),
+								   TransactionXmin))
+			return false;
 		if (!form->indimmediate || !form->indisvalid || form->indnatts != 2 ||
 			form->indkey.values[0] != rows->at[0] + 1 || form->indkey.values[1] != rows->at[1] + 1)
 			return false;
@@ -131,7 +157,7 @@ iot_live_rows_open(const char *table, const IotLiveColumn *columns, int count)
 	if (!OidIsValid(relid))
 		return NULL;
 	rows->relation = table_open(relid, RowExclusiveLock);
-	if (!is_for_us(rows->relation) || !find_columns(rows, columns, count))
+	if (!is_for_us(rows->relation) || !find_columns(rows, columns, count) || !keys_stay(rows))
 	{
 		table_close(rows->relation, NoLock);
 		return NULL;

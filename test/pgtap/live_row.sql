@@ -85,6 +85,22 @@ SELECT say(8, 8);
 SELECT is((SELECT value FROM public.seen), 8::float8, 'a trigger fires');
 DROP TRIGGER see ON iot.sensor_value;
 
+CREATE TABLE public.value_range (value float8 PRIMARY KEY);
+INSERT INTO public.value_range SELECT generate_series(0, 8);
+GRANT SELECT ON public.value_range TO PUBLIC;
+ALTER TABLE iot.sensor_value ADD CONSTRAINT in_range FOREIGN KEY (value) REFERENCES public.value_range;
+SELECT throws_ok('SELECT say(9, 9)', '23503', NULL, 'a foreign key is one');
+ALTER TABLE iot.sensor_value DROP CONSTRAINT in_range;
+ALTER TABLE iot.sensor_value ADD CONSTRAINT later UNIQUE (source) DEFERRABLE INITIALLY DEFERRED;
+INSERT INTO iot.sensor (device_id, parameter_id)
+	SELECT :'boiler', parameter_id FROM iot.parameter WHERE name = 'heat';
+INSERT INTO iot.sensor_value (device_id, parameter_id)
+	SELECT :'boiler', parameter_id FROM iot.parameter WHERE name = 'heat';
+SELECT throws_ok(format('DO %L', format('BEGIN PERFORM iot.ingest(%L, %L); SET CONSTRAINTS ALL IMMEDIATE; END',
+	'boiler', '{"heat": 1}')), '23505', NULL, 'and so is a unique key that is looked at later');
+DELETE FROM iot.sensor WHERE parameter_id = (SELECT parameter_id FROM iot.parameter WHERE name = 'heat');
+ALTER TABLE iot.sensor_value DROP CONSTRAINT later;
+
 CREATE PUBLICATION values_changed FOR TABLE iot.sensor_value;
 ALTER TABLE iot.sensor_value REPLICA IDENTITY NOTHING;
 SELECT throws_ok('SELECT say(9, 9)', '55000', NULL, 'what could not be replicated is refused');

@@ -1,8 +1,8 @@
 # A foreign snapshot held open under load, as a report or a dump holds one, does not slow the dispatch
 # of commands down (I21): what is waiting is never looked for among what is done.
 #
-# IOT_SNAPSHOT_SECONDS=10 for each of the measurements.  What grows with time is the history of current
-# values, for the process that stores them; see doc/promises.md.
+# IOT_SNAPSHOT_SECONDS=10 for each of the measurements.  What grows all the same, see doc/promises.md;
+# 141_held_snapshot.pl counts what must not.
 #
 # Runs alone: it measures time.
 
