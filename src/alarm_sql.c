@@ -370,10 +370,13 @@ sweep(IotAlarmBatch *batch, DueState *due, int count)
 static void
 disable_body(void *arg)
 {
-	*(bool *) arg = iot_plan_execute(&disable_broken, NULL, NULL) > 0;
+	bool		isnull;
+
+	if (iot_plan_execute(&disable_broken, NULL, NULL) > 0)
+		*(bool *) arg = DatumGetInt32(column(0, 1, &isnull)) > 0;
 }
 
-/* Whether some were.  A rule that cannot be disabled costs the others nothing. */
+/* Whether some were.  A rule that cannot be disabled, or not now, costs the others nothing. */
 static bool
 disable_broken_rules(void)
 {

@@ -63,8 +63,9 @@ static IotPlan close_alarm = {
 };
 
 static IotPlan lock_alarms = {
-	"SELECT FROM iot.alarm a WHERE a.device_id = ANY ($1) AND a.alarm_id = ANY ($2)"
-	" ORDER BY a.device_id, a.alarm_id FOR NO KEY UPDATE",
+	"SELECT FROM unnest($1, $2) AS u (device_id, alarm_id)"
+	" JOIN iot.alarm a ON a.device_id = u.device_id AND a.alarm_id = u.alarm_id"
+	" ORDER BY a.device_id, a.alarm_id FOR NO KEY UPDATE OF a",
 	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 

@@ -17,7 +17,7 @@ use Torture::Workload;
 use Torture::World;
 
 my $seed = $ENV{TORTURE_SEED} || 110;
-my $steps = $ENV{TORTURE_STEPS} || 250;
+my $steps = $ENV{TORTURE_STEPS} || 210;
 note("seed $seed, $steps steps");
 
 my $world = Torture::World->new;
