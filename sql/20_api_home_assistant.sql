@@ -2,14 +2,24 @@
 -- device of a type of its own, whose parameters have topics of their own; what cannot be taken over
 -- is an error that says why, and never a guess.
 
--- The device type that has the topic for all of its devices, or NULL.  A stranger may announce any
--- topic; those of devices that did not announce themselves are not his.
+-- Whether a type of that name, with one device, is of those that announce themselves: who gives it another
+-- name keeps announcements away from it.
+CREATE OR REPLACE FUNCTION iot_internal.is_announced(device_type text, only_device text) RETURNS boolean
+LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+	SELECT only_device IS NOT NULL AND starts_with(device_type, 'ha:')
+$function$;
+
+-- The device type that has the topic, or NULL.  A stranger may announce any topic; those of devices that
+-- did not announce themselves are not his.
 CREATE OR REPLACE FUNCTION iot_internal.topic_owner(topic text) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT t.name FROM iot.device_type t
 		CROSS JOIN LATERAL unnest(ARRAY[t.telemetry_topic, t.attributes_topic, t.status_topic,
-			t.command_topic, t.ack_topic] || t.more_telemetry_topics) AS x (template)
-	WHERE t.only_device IS NULL
+			t.command_topic, t.ack_topic] || t.more_telemetry_topics
+			|| ARRAY(SELECT unnest(ARRAY[m.telemetry_topic, m.command_topic])
+				FROM iot.device_type_mapping m WHERE m.device_type_id = t.device_type_id)) AS x (template)
+	-- iot_internal.is_announced(), spelt out for a thousand types
+	WHERE (t.only_device IS NULL OR NOT starts_with(t.name, 'ha:'))
 		AND topic ~ ('^' || replace(replace(replace(replace(
 			regexp_replace(x.template, '([].^$*+?(){}|\\[])', '\\\1', 'g'),
 			'\{device\+\}', '.+'), '\{device\}', '[^/]+'), '\{parameter\}', '[^/]+'), '\+', '[^/]*') || '$')
@@ -26,7 +36,7 @@ DECLARE
 		WHERE a.device_id = discovery_settle.device_id);
 	type_id uuid := (SELECT t.device_type_id
 		FROM iot.device d JOIN iot.device_type t ON t.device_type_id = d.device_type_id
-		WHERE d.device_id = discovery_settle.device_id AND t.only_device IS NOT NULL
+		WHERE d.device_id = discovery_settle.device_id AND iot_internal.is_announced(t.name, t.only_device)
 			AND (t.status_topic, t.status_path, t.online_word, t.offline_word, t.offline_after) IS DISTINCT FROM
 				(coalesce(said ->> 'topic', 'iot/{device}/status'), said ->> 'path', said ->> 'online',
 					said ->> 'offline', silence));
@@ -46,7 +56,8 @@ CREATE OR REPLACE FUNCTION iot_internal.discovery_withdraw(device_id uuid, param
 LANGUAGE sql VOLATILE SET search_path = pg_catalog, pg_temp AS $function$
 	DELETE FROM iot.device_type_mapping m
 		USING iot.device d, iot.device_type t, iot.parameter p
-		WHERE d.device_id = $1 AND t.device_type_id = d.device_type_id AND t.only_device IS NOT NULL
+		WHERE d.device_id = $1 AND t.device_type_id = d.device_type_id
+			AND iot_internal.is_announced(t.name, t.only_device)
 			AND m.device_type_id = d.device_type_id AND p.parameter_id = m.parameter_id AND p.name = ANY ($2)
 $function$;
 
@@ -64,7 +75,8 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Its first identifier is a text of 1 to 128 bytes on one line without "+" and "#".';
 	END IF;
-	SELECT d.device_id, d.name, d.adapter_id, d.device_type_id, t.only_device INTO present
+	SELECT d.device_id, d.name, d.adapter_id, d.device_type_id,
+			iot_internal.is_announced(t.name, t.only_device) AND t.only_device = spoken AS announced INTO present
 		FROM iot.device d JOIN iot.device_type t ON t.device_type_id = d.device_type_id
 		WHERE coalesce(d.external_id, d.name) = spoken;
 	made := NOT FOUND;
@@ -94,7 +106,7 @@ BEGIN
 			RETURNING d.device_id INTO device_id;
 		RETURN;
 	END IF;
-	IF present.only_device IS DISTINCT FROM spoken OR present.adapter_id <> discovery_device.adapter_id THEN
+	IF present.announced IS NOT TRUE OR present.adapter_id <> discovery_device.adapter_id THEN
 		RAISE EXCEPTION 'device "%" is there and did not announce itself at this adapter', present.name
 			USING ERRCODE = 'duplicate_object',
 				HINT = 'What is announced changes no device that was made otherwise.';
@@ -105,8 +117,8 @@ BEGIN
 END
 $function$;
 
--- Takes in what stands at a topic of the broker, NULL where nothing does any more.  Judged to the end
--- before anything is written.
+-- Takes in what stands at a topic of the broker, NULL where nothing does any more.  Whatever
+-- is wrong with it is an error, and nothing of it is written then.
 CREATE OR REPLACE FUNCTION iot_internal.discovery_import(
 	adapter_id uuid, device_group_id uuid, prefix text, topic text, config jsonb, max_topics bigint)
 RETURNS TABLE (device text, parameters text[], made boolean, ignored text[])

@@ -252,6 +252,13 @@ INSERT INTO iot.device_type_mapping (device_type_id, parameter_id, path)
 SELECT is(take('garden/gate/relay', '1'), '{"stored": 1, "received": 1}', 'a value with a topic of its own');
 SELECT is(take('garden/gate', '{"temperature":4}'), '{"stored": 1, "received": 1}', 'beside those on the common one');
 SELECT is(ARRAY[value('gate', 'relay'), value('gate', 'temperature')], '{1,4}'::float8[], 'each its own');
+SELECT is(announce('sensor/x', c::jsonb), '42710 ' || e, c) FROM (VALUES
+	('{"stat_t":"x/v","dev":{"ids":"the gate"}}', 'device "gate" is there and did not announce itself at this adapter'),
+	('{"stat_t":"garden/gate"}', 'topic "garden/gate" is one of device type "gate"'),
+	('{"stat_t":"garden/gate/relay"}', 'topic "garden/gate/relay" is one of device type "gate"')) t (c, e);
+UPDATE iot.device_type SET name = 'mine' WHERE name = 'ha:plug_2';
+SELECT is(announce('sensor/plug_2_more', '{"stat_t":"odd/more","dev":{"ids":"plug_2"}}'),
+	'42710 device "plug_2" is there and did not announce itself at this adapter', 'a type with another name is people''s own');
 SELECT throws_ok($$UPDATE iot.device_type SET only_device = NULL, telemetry_topic = 'g/{device}', status_topic = 's/{device}', command_topic = 'c/{device}' WHERE name = 'gate'$$,
 	'22023', 'parameters of device type "gate" have topics of their own, and only_device is missing');
 SELECT throws_ok(format($$INSERT INTO iot.device_type_mapping (device_type_id, parameter_id, %s) SELECT t.device_type_id, p.parameter_id, %L
