@@ -2,7 +2,7 @@
 -- In a database of its own, without workers and without a transaction around all: the log shows an
 -- event to no one before its commit.
 SET client_min_messages TO warning;
-SELECT plan(120);
+SELECT plan(122);
 
 INSERT INTO iot.parameter (name, unit) VALUES ('t-temperature', '°C');
 INSERT INTO iot.device_group (name) VALUES ('t-plant'), ('t-lab');
@@ -309,5 +309,26 @@ SELECT is(has_table_privilege(r, t, p), p = 'SELECT' AND t <> 'iot.webhook' AND 
 		unnest(ARRAY['SELECT', 'INSERT']) AS p;
 SELECT is(has_function_privilege('iot_viewer', 'iot_internal.notify_events(integer)', 'EXECUTE'), false,
 	'nobody but the worker moves its cursor');
+
+
+-- 11. more recipients than a statement writes, whom several rules reach
+INSERT INTO iot.app_user (username) SELECT 't-many-' || n FROM generate_series(1, 5001) n;
+INSERT INTO iot.user_group (name) VALUES ('t-many');
+INSERT INTO iot.user_group_member (user_group_id, app_user_id)
+	SELECT g.user_group_id, u.app_user_id FROM iot.user_group g JOIN iot.app_user u ON starts_with(u.username, 't-many-')
+		WHERE g.name = 't-many';
+INSERT INTO iot.access_grant (user_group_id, device_group_id, level)
+	SELECT g.user_group_id, d.device_group_id, 'view' FROM iot.user_group g
+		CROSS JOIN (SELECT DISTINCT d.device_group_id FROM iot.device d WHERE d.name = 't-boiler') d
+		WHERE g.name = 't-many';
+INSERT INTO iot.notification_rule (name, event, audience, title) VALUES
+	('t-many-1', 't-many.x', 'user:t-many-7', '1'), ('t-many-2', 't-many.*', 'group:t-many', '2'),
+	('t-many-3', 't-*', 'group:t-many', '3');
+INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload, device_id)
+	SELECT iot_internal.uuidv7(), 't', 't', 't-many.x', '{}', d.device_id FROM iot.device d WHERE d.name = 't-boiler';
+SELECT is(iot_internal.notify_events(10), ROW(1, 2, 5001, 0), 'each of them once');
+SELECT results_eq($$SELECT n.title, count(DISTINCT d.recipient) FROM iot.notification n JOIN iot.delivery d ON d.seq = n.seq
+		WHERE n.event = 't-many.x' GROUP BY 1 ORDER BY 1$$,
+	$$VALUES ('1', 1::bigint), ('2', 5000)$$, 'by the first rule that reaches him');
 
 SELECT * FROM finish();
