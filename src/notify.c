@@ -23,13 +23,13 @@
 #include "utils/uuid.h"
 
 #include "core/glob.h"
+#include "notify.h"
 #include "plan.h"
 
 PG_FUNCTION_INFO_V1(iot_notify_events);
 
 #define AUDIT			"audit."
 #define ANYBODY			"*"		/* recipient: whoever of the audience turns up first */
-#define DELIVERIES_MAX	5000	/* of a statement */
 
 /*
  * A statement of its own: the next one's snapshot then holds the rows, such as the device, that came
@@ -69,85 +69,10 @@ static IotPlan leave_out = {
 	" WHERE t.recipient NOT IN (SELECT o.recipient FROM unnest($2) AS o(recipient))",
 	2, {TEXTARRAYOID, TEXTARRAYOID}
 };
-static IotPlan insert_notifications = {
-	"INSERT INTO iot.notification (event_id, event, channel, audience, username, device_id, device,"
-	" title, body, texts, event_at)"
-	" SELECT n.event_id, n.event, n.channel, n.audience, n.author, n.device_id, n.device, w.title,"
-	" w.body, n.texts, n.event_at"
-	" FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) WITH ORDINALITY AS n(event_id,"
-	" event, channel, audience, author, device_id, device, title, body, payload, texts, event_at, place)"
-	" CROSS JOIN LATERAL iot_internal.render_words(n.title, n.body, n.payload,"
-	" iot_internal.event_values(n.event, n.event_id, n.device, n.device_id, n.author, n.event_at,"
-	" n.payload)) AS w"
-	" ORDER BY n.place RETURNING seq",
-	12, {UUIDARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, UUIDARRAYOID,
-	TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, JSONBARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID}
-};
-#define NOTIFICATION_COLUMNS 12
-static const Oid notification_types[NOTIFICATION_COLUMNS] = {
-	UUIDOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, UUIDOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID,
-	TIMESTAMPTZOID
-};
-
-/* The notifier hints at a new push at once: that is its first attempt. */
-static IotPlan insert_deliveries = {
-	"WITH due AS ("
-	" INSERT INTO iot.delivery (seq, channel, recipient, status, attempts, next_attempt_at, not_before)"
-	" SELECT r.seq, n.channel, r.recipient,"
-	" CASE WHEN h.until = 'infinity' THEN 'MUTED' ELSE 'PENDING' END,"
-	" CASE WHEN n.channel = 'push' AND h.until IS NULL THEN 1 ELSE 0 END,"
-	" coalesce(h.until, clock_timestamp()"
-	" + CASE n.channel WHEN 'push' THEN interval '1 s' ELSE interval '0' END),"
-	" h.until"
-	" FROM unnest($1, $2) AS r(seq, recipient)"
-	" CROSS JOIN LATERAL (SELECT k.channel, k.event, k.device_id, k.body FROM iot.notification k"
-	" WHERE k.seq = r.seq OFFSET 0) AS n"
-	/* few have preferences: nothing is called for the others */
-	" CROSS JOIN LATERAL (SELECT CASE WHEN n.channel <> 'webhook'"
-	" AND r.recipient = ANY ((SELECT iot_internal.holders())::text[])"
-	" THEN iot_internal.hold_until(r.recipient, n.event, n.device_id, n.body ->> 'severity',"
-	" clock_timestamp()) END AS until OFFSET 0) AS h"
-	" RETURNING channel, not_before)"
-	" SELECT count(*) FILTER (WHERE d.channel = 'push'), count(*) FILTER (WHERE d.channel <> 'push')"
-	" FROM due d WHERE d.not_before IS NULL",
-	2, {INT8ARRAYOID, TEXTARRAYOID}
-};
 static IotPlan begin_escalation = {
 	"SELECT iot_internal.begin_escalation($1, $2, $3, $4)",
 	4, {TEXTARRAYOID, UUIDARRAYOID, JSONBARRAYOID, TIMESTAMPTZARRAYOID}
 };
-
-/* A value of a row, which may be NULL. */
-typedef struct Field
-{
-	Datum		value;
-	bool		isnull;
-} Field;
-
-typedef struct Event
-{
-	Field		event_id;
-	Field		type;
-	char	   *type_text;
-	Field		device_id;
-	Field		device;			/* its name now, else that in the payload */
-	Field		device_group;
-	Field		author;
-	Field		payload;		/* an object */
-	Field		created_at;
-} Event;
-
-typedef struct Rule
-{
-	char	   *event;
-	Field		channel;
-	char	   *channel_text;
-	Field		audience;
-	char	   *audience_text;
-	Field		title;
-	Field		body;
-	Field		texts;
-} Rule;
 
 /*
  * Whom an audience consists of.  Many events ask the same question: who may view a device is a matter
@@ -155,39 +80,30 @@ typedef struct Rule
  */
 typedef struct Question
 {
-	const Rule *rule;			/* for channel and audience */
-	Field		author;			/* where the audience is the author */
-	Field		scope;			/* the device's group; of a device that is gone, itself */
+	const IotNotifyRule *rule;	/* for channel and audience */
+	const char *author;			/* where the audience is the author */
+	IotField	scope;			/* the device's group; of a device that is gone, itself */
 	Datum	   *recipients;
 	int			count;
 } Question;
 
-/* A rule that tells of an event, and whom. */
-typedef struct Notice
-{
-	const Event *event;
-	const Rule *rule;
-	Datum	   *recipients;
-	int			count;
-} Notice;
-
 typedef struct Window
 {
-	Event	   *events;
+	IotNotifyEvent *events;
 	int			nevents;		/* each once */
-	Rule	   *rules;
+	IotNotifyRule *rules;
 	int			nrules;
-	Field		admins;			/* of SQL type text[]; value 0: not asked for yet */
+	IotField	admins;			/* of SQL type text[]; value 0: not asked for yet */
 	List	   *questions;
 	List	   *notices;
-	int			pushes;
-	int			transfers;
+	IotNoticesDue due;
 } Window;
 
-static Field
-field(uint64 row, int column)
+/* A column of a row of the last statement. */
+IotField
+iot_field(uint64 row, int column)
 {
-	Field		result;
+	IotField	result;
 
 	result.value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column,
 								 &result.isnull);
@@ -195,27 +111,27 @@ field(uint64 row, int column)
 }
 
 static char *
-text_of(Field value)
+text_of(IotField value)
 {
 	return TextDatumGetCString(value.value);
 }
 
 static bool
-same_uuid(Field a, Field b)
+same_uuid(IotField a, IotField b)
 {
 	return a.isnull ? b.isnull : !b.isnull &&
 		memcmp(DatumGetUUIDP(a.value), DatumGetUUIDP(b.value), UUID_LEN) == 0;
 }
 
 static bool
-same_text(Field a, Field b)
+same_text(const char *a, const char *b)
 {
-	return a.isnull ? b.isnull : !b.isnull && strcmp(text_of(a), text_of(b)) == 0;
+	return a == NULL ? b == NULL : b != NULL && strcmp(a, b) == 0;
 }
 
 /* An array of the fields; step bytes lie between them. */
-static Datum
-array_of(Oid type, int count, const Field *first, size_t step)
+Datum
+iot_field_array(Oid type, int count, const IotField *first, size_t step)
 {
 	Datum	   *values = palloc(sizeof(Datum) * Max(count, 1));
 	bool	   *nulls = palloc(sizeof(bool) * Max(count, 1));
@@ -226,7 +142,7 @@ array_of(Oid type, int count, const Field *first, size_t step)
 
 	for (int i = 0; i < count; i++)
 	{
-		const Field *at = (const Field *) ((const char *) first + step * i);
+		const IotField *at = (const IotField *) ((const char *) first + step * i);
 
 		values[i] = at->value;
 		nulls[i] = at->isnull;
@@ -236,8 +152,8 @@ array_of(Oid type, int count, const Field *first, size_t step)
 											  align));
 }
 
-static Datum
-text_array(Datum *values, int count)
+Datum
+iot_text_array(Datum *values, int count)
 {
 	return PointerGetDatum(construct_array(values, count, TEXTOID, -1, false, TYPALIGN_INT));
 }
@@ -250,7 +166,7 @@ take_texts(Datum **values)
 
 	*values = palloc(sizeof(Datum) * Max(count, 1));
 	for (int i = 0; i < count; i++)
-		(*values)[i] = field(i, 1).value;
+		(*values)[i] = iot_field(i, 1).value;
 	return count;
 }
 
@@ -263,65 +179,72 @@ load_events(Window *window, int max_events)
 	HASHCTL		info = {.keysize = UUID_LEN, .entrysize = UUID_LEN, .hcxt = CurrentMemoryContext};
 	HTAB	   *seen;
 
-	window->events = palloc0(sizeof(Event) * Max(read, 1));
+	window->events = palloc0(sizeof(IotNotifyEvent) * Max(read, 1));
 	if (read == 0)
 		return 0;
 	seen = hash_create("iot events", read, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	for (int i = 0; i < read; i++)
 	{
-		Event	   *event = &window->events[window->nevents];
+		IotNotifyEvent *event = &window->events[window->nevents];
 		bool		found;
 
-		event->event_id = field(i, 1);
+		event->event_id = iot_field(i, 1);
 		(void) hash_search(seen, DatumGetUUIDP(event->event_id.value), HASH_ENTER, &found);
 		if (found)
 			continue;
-		event->type = field(i, 2);
+		event->type = iot_field(i, 2);
 		event->type_text = text_of(event->type);
-		event->device_id = event->device_group = field(i, 3);
-		event->payload = field(i, 4);
-		event->created_at = field(i, 5);
-		event->author = field(i, 6);
-		event->device = field(i, 7);
+		event->device_id = event->device_group = iot_field(i, 3);
+		event->payload = iot_field(i, 4);
+		event->created_at = iot_field(i, 5);
+		event->author = iot_field(i, 6);
+		event->author_text = event->author.isnull ? NULL : text_of(event->author);
+		event->device = iot_field(i, 7);
 		window->nevents++;
 	}
 	return read;
 }
 
+/* A field of all events, given that of the first. */
+static Datum
+event_column(const Window *window, Oid type, const IotField *first)
+{
+	return iot_field_array(type, window->nevents, first, sizeof(IotNotifyEvent));
+}
+
 static void
 load_rest(Window *window)
 {
-	Datum		device_ids = array_of(UUIDOID, window->nevents, &window->events->device_id,
-									  sizeof(Event));
+	Datum		device_ids = event_column(window, UUIDOID, &window->events->device_id);
 
 	window->nrules = (int) iot_plan_execute(&load_rules, NULL, NULL);
-	window->rules = palloc(sizeof(Rule) * Max(window->nrules, 1));
+	window->rules = palloc(sizeof(IotNotifyRule) * Max(window->nrules, 1));
 	for (int i = 0; i < window->nrules; i++)
 	{
-		Rule	   *rule = &window->rules[i];
+		IotNotifyRule *rule = &window->rules[i];
 
-		rule->event = text_of(field(i, 1));
-		rule->channel = field(i, 2);
+		rule->event = text_of(iot_field(i, 1));
+		rule->channel = iot_field(i, 2);
 		rule->channel_text = text_of(rule->channel);
-		rule->audience = field(i, 3);
+		rule->audience = iot_field(i, 3);
 		rule->audience_text = text_of(rule->audience);
-		rule->title = field(i, 4);
-		rule->body = field(i, 5);
-		rule->texts = field(i, 6);
+		rule->title = iot_field(i, 4);
+		rule->body = iot_field(i, 5);
+		rule->texts = iot_field(i, 6);
 	}
 	iot_plan_execute(&find_devices, &device_ids, NULL);
 	for (uint64 i = 0; i < SPI_tuptable->numvals; i++)
 	{
-		Event	   *event = &window->events[DatumGetInt64(field(i, 1).value) - 1];
+		IotNotifyEvent *event = &window->events[DatumGetInt64(iot_field(i, 1).value) - 1];
 
-		event->device = field(i, 2);
-		event->device_group = field(i, 3);
+		event->device = iot_field(i, 2);
+		event->device_group = iot_field(i, 3);
 	}
 }
 
 /* "*" is for what happens, not for each row of a bulk load. */
 static bool
-matches(const Rule *rule, const Event *event)
+matches(const IotNotifyRule *rule, const IotNotifyEvent *event)
 {
 	return iot_glob_match(rule->event, strlen(rule->event), event->type_text,
 						  strlen(event->type_text)) &&
@@ -330,11 +253,10 @@ matches(const Rule *rule, const Event *event)
 }
 
 static Question *
-ask(Window *window, const Rule *rule, const Event *event)
+ask(Window *window, const IotNotifyRule *rule, const IotNotifyEvent *event)
 {
-	Field		nobody = {.isnull = true};
 	bool		by_author = strcmp(rule->audience_text, "author") == 0;
-	Field		author = by_author ? event->author : nobody;
+	const char *author = by_author ? event->author_text : NULL;
 	Question   *question;
 	Datum		values[5];
 	char		nulls[] = "     ";
@@ -343,20 +265,21 @@ ask(Window *window, const Rule *rule, const Event *event)
 	foreach(lc, window->questions)
 	{
 		question = lfirst(lc);
-		if (strcmp(question->rule->channel_text, rule->channel_text) == 0 &&
+		if (same_uuid(question->scope, event->device_group) &&
+			strcmp(question->rule->channel_text, rule->channel_text) == 0 &&
 			strcmp(question->rule->audience_text, rule->audience_text) == 0 &&
-			same_uuid(question->scope, event->device_group) && same_text(question->author, author))
+			same_text(question->author, author))
 			return question;
 	}
 	if (window->admins.value == (Datum) 0)
 	{
 		iot_plan_execute(&find_admins, NULL, NULL);
-		window->admins = field(0, 1);
+		window->admins = iot_field(0, 1);
 	}
 	values[0] = rule->channel.value;
 	values[1] = rule->audience.value;
-	values[2] = author.value;
-	nulls[2] = author.isnull ? 'n' : ' ';
+	values[2] = event->author.value;
+	nulls[2] = author == NULL ? 'n' : ' ';
 	values[3] = event->device_id.value;
 	nulls[3] = event->device_id.isnull ? 'n' : ' ';
 	values[4] = window->admins.value;
@@ -379,15 +302,15 @@ is_anybody(const Question *question)
 
 /* Of the rules that match an event, the first one on a channel that reaches a recipient tells him. */
 static void
-match(Window *window, const Event *event)
+match(Window *window, const IotNotifyEvent *event)
 {
 	List	   *asked = NIL;	/* what the rules before have asked */
 
 	for (int i = 0; i < window->nrules; i++)
 	{
-		const Rule *rule = &window->rules[i];
+		const IotNotifyRule *rule = &window->rules[i];
 		Question   *question;
-		Notice	   *notice;
+		IotNotice  *notice;
 		ListCell   *lc;
 
 		if (!matches(rule, event))
@@ -395,7 +318,7 @@ match(Window *window, const Event *event)
 		question = ask(window, rule, event);
 		if (question->count == 0 || list_member_ptr(asked, question))
 			continue;
-		notice = palloc(sizeof(Notice));
+		notice = palloc(sizeof(IotNotice));
 		notice->event = event;
 		notice->rule = rule;
 		notice->recipients = question->recipients;
@@ -408,8 +331,8 @@ match(Window *window, const Event *event)
 			if (strcmp(before->rule->channel_text, rule->channel_text) != 0 || is_anybody(before) ||
 				notice->count == 0)
 				continue;
-			values[0] = text_array(notice->recipients, notice->count);
-			values[1] = text_array(before->recipients, before->count);
+			values[0] = iot_text_array(notice->recipients, notice->count);
+			values[1] = iot_text_array(before->recipients, before->count);
 			iot_plan_execute(&leave_out, values, NULL);
 			notice->count = take_texts(&notice->recipients);
 		}
@@ -417,93 +340,6 @@ match(Window *window, const Event *event)
 		if (notice->count > 0)
 			window->notices = lappend(window->notices, notice);
 	}
-}
-
-/* Writes the notifications; their sequence numbers, in the order of the notices. */
-static int64 *
-write_notifications(Window *window)
-{
-	int			count = list_length(window->notices);
-	Field	   *columns[NOTIFICATION_COLUMNS];
-	Datum		values[NOTIFICATION_COLUMNS];
-	int64	   *seqs = palloc(sizeof(int64) * count);
-	ListCell   *lc;
-
-	for (int c = 0; c < NOTIFICATION_COLUMNS; c++)
-		columns[c] = palloc(sizeof(Field) * count);
-	foreach(lc, window->notices)
-	{
-		int			i = foreach_current_index(lc);
-		const Event *event = ((Notice *) lfirst(lc))->event;
-		const Rule *rule = ((Notice *) lfirst(lc))->rule;
-
-		columns[0][i] = event->event_id;
-		columns[1][i] = event->type;
-		columns[2][i] = rule->channel;
-		columns[3][i] = rule->audience;
-		columns[4][i] = event->author;
-		columns[5][i] = event->device_id;
-		columns[6][i] = event->device;
-		columns[7][i] = rule->title;
-		columns[8][i] = rule->body;
-		columns[9][i] = event->payload;
-		columns[10][i] = rule->texts;
-		columns[10][i].isnull |= strcmp(rule->channel_text, "webhook") == 0;
-		columns[11][i] = event->created_at;
-	}
-	for (int c = 0; c < NOTIFICATION_COLUMNS; c++)
-		values[c] = array_of(notification_types[c], count, columns[c], sizeof(Field));
-	if (iot_plan_execute(&insert_notifications, values, NULL) != count)
-		elog(ERROR, "not every notification was written");
-	for (int i = 0; i < count; i++)
-		seqs[i] = DatumGetInt64(field(i, 1).value);
-	return seqs;
-}
-
-static void
-write_deliveries(Window *window, Datum *seqs, Datum *recipients, int count)
-{
-	Datum		values[2];
-
-	values[0] = PointerGetDatum(construct_array(seqs, count, INT8OID, sizeof(int64),
-												FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-	values[1] = text_array(recipients, count);
-	iot_plan_execute(&insert_deliveries, values, NULL);
-	window->pushes += (int) DatumGetInt64(field(0, 1).value);
-	window->transfers += (int) DatumGetInt64(field(0, 2).value);
-	pfree(DatumGetPointer(values[0]));
-	pfree(DatumGetPointer(values[1]));
-}
-
-static void
-tell(Window *window)
-{
-	int64	   *notice_seqs;
-	Datum	   *seqs = palloc(sizeof(Datum) * DELIVERIES_MAX);
-	Datum	   *recipients = palloc(sizeof(Datum) * DELIVERIES_MAX);
-	int			count = 0;
-	ListCell   *lc;
-
-	if (window->notices == NIL)
-		return;
-	notice_seqs = write_notifications(window);
-	foreach(lc, window->notices)
-	{
-		const Notice *notice = lfirst(lc);
-
-		for (int i = 0; i < notice->count; i++)
-		{
-			seqs[count] = Int64GetDatum(notice_seqs[foreach_current_index(lc)]);
-			recipients[count++] = notice->recipients[i];
-			if (count == DELIVERIES_MAX)
-			{
-				write_deliveries(window, seqs, recipients, count);
-				count = 0;
-			}
-		}
-	}
-	if (count > 0)
-		write_deliveries(window, seqs, recipients, count);
 }
 
 /* Alarms that open or grow are followed up until somebody acknowledges them. */
@@ -518,10 +354,10 @@ escalate(const Window *window)
 			strcmp(window->events[i].type_text, "alarm.severity_changed") == 0;
 	if (!any)
 		return;
-	values[0] = array_of(TEXTOID, window->nevents, &window->events->type, sizeof(Event));
-	values[1] = array_of(UUIDOID, window->nevents, &window->events->device_id, sizeof(Event));
-	values[2] = array_of(JSONBOID, window->nevents, &window->events->payload, sizeof(Event));
-	values[3] = array_of(TIMESTAMPTZOID, window->nevents, &window->events->created_at, sizeof(Event));
+	values[0] = event_column(window, TEXTOID, &window->events->type);
+	values[1] = event_column(window, UUIDOID, &window->events->device_id);
+	values[2] = event_column(window, JSONBOID, &window->events->payload);
+	values[3] = event_column(window, TIMESTAMPTZOID, &window->events->created_at);
 	iot_plan_execute(&begin_escalation, values, NULL);
 }
 
@@ -554,13 +390,13 @@ iot_notify_events(PG_FUNCTION_ARGS)
 		load_rest(&window);
 		for (int i = 0; i < window.nevents; i++)
 			match(&window, &window.events[i]);
-		tell(&window);
+		iot_notices_write(window.notices, &window.due);
 		escalate(&window);
 	}
 	values[0] = Int32GetDatum(read);
 	values[1] = Int32GetDatum(list_length(window.notices));
-	values[2] = Int32GetDatum(window.pushes);
-	values[3] = Int32GetDatum(window.transfers);
+	values[2] = Int32GetDatum(window.due.pushes);
+	values[3] = Int32GetDatum(window.due.transfers);
 	SPI_finish();
 	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls)));
 }
