@@ -170,7 +170,9 @@ answer_statement(PGconn *conn)
 	const char *sql = conn->sql;
 	char	  **values = conn->values;
 
-	if (strstr(sql, "push_hello") != NULL || strstr(sql, "push_authorize") != NULL)
+	if (strncmp(sql, "SET ", 4) == 0)
+		result->status = PGRES_COMMAND_OK;	/* what begins a session */
+	else if (strstr(sql, "push_hello") != NULL || strstr(sql, "push_authorize") != NULL)
 	{
 		put_state(result);
 		set_cell(result, 4, world_refuses ? "f" : "t");
@@ -203,7 +205,7 @@ answer_statement(PGconn *conn)
 		result->n_rows = 1;
 	}
 	else
-		result->status = PGRES_COMMAND_OK;	/* what begins a session */
+		REQUIRE(false);			/* nothing else is asked */
 	return result;
 }
 
@@ -309,6 +311,14 @@ PQsendQueryParams(PGconn *conn, const char *command, int n, const Oid *types,
 	for (int i = 0; i < n; i++)
 		conn->values[i] = values[i] != NULL ? strdup(values[i]) : NULL;
 	return 1;
+}
+
+/* Prepared statements are called as what they call. */
+int
+PQsendQueryPrepared(PGconn *conn, const char *name, int n, const char *const *values,
+					const int *lengths, const int *formats, int format)
+{
+	return PQsendQueryParams(conn, name, n, NULL, values, lengths, formats, format);
 }
 
 int
