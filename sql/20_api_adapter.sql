@@ -3,7 +3,7 @@
 --
 -- Workers live long and keep their plans, and begin when tables are small: a plan that reads a
 -- whole table, or all commands of a device, would be kept while these grow.  So all of these look up
--- by whole keys, in subqueries that no statistics can turn round (src/adapter_contract.h); and
+-- by whole keys, in subqueries that no statistics can turn round (src/plan.h); and
 -- planning anew for the values at hand, which cannot change such a plan, cost a quarter of an
 -- adapter's time.
 

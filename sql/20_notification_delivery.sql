@@ -7,7 +7,7 @@
 -- What is due is judged by the time of the statement, which an index can be searched by; the clock
 -- itself, being different for each row, would have every pending row read.  Plans are kept, and made
 -- when the table may be empty still: they must not be those for a small one, so that deliveries are
--- looked up by their keys whatever the statistics say (src/adapter_contract.h tells how), here and
+-- looked up by their keys whatever the statistics say (src/plan.h tells how), here and
 -- below.
 CREATE OR REPLACE FUNCTION iot_internal.push_due(max_deliveries integer) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp

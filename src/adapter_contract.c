@@ -59,11 +59,11 @@ static IotPlan read_approved = {
 	" c.target_value, c.version," \
 	" coalesce(m.command_labels, m.labels, s.labels, p.labels), m.scale, m.shift)"
 #define TAKE_JOINS \
-	EACH("device", "k.device_id = c.device_id", "d") \
-	EACH("device_type", "k.device_type_id = d.device_type_id", "t") \
-	EACH("parameter", "k.parameter_id = c.parameter_id", "p") \
-	EACH_OR_NULL("sensor", "k.device_id = c.device_id AND k.parameter_id = c.parameter_id", "s") \
-	EACH_OR_NULL("device_type_mapping", \
+	IOT_EACH("device", "k.device_id = c.device_id", "d") \
+	IOT_EACH("device_type", "k.device_type_id = d.device_type_id", "t") \
+	IOT_EACH("parameter", "k.parameter_id = c.parameter_id", "p") \
+	IOT_EACH_OR_NULL("sensor", "k.device_id = c.device_id AND k.parameter_id = c.parameter_id", "s") \
+	IOT_EACH_OR_NULL("device_type_mapping", \
 				 "k.device_type_id = d.device_type_id AND k.parameter_id = c.parameter_id", "m")
 
 /*
@@ -77,19 +77,19 @@ static IotPlan take = {
 	" INSERT INTO iot.saga_step (device_id, command_id, service, status, created_at, updated_at)"
 	" SELECT c.device_id, c.command_id, 'adapter', 'PROCESSING', x.at, x.at"
 	" FROM unnest($2, $3, $4) WITH ORDINALITY AS a(device_id, command_id, due, place)"
-	EACH_COMMAND("a", "c")
-	EACH("device", "k.device_id = c.device_id", "d")
-	EACH("device_type", "k.device_type_id = d.device_type_id", "t")
+	IOT_EACH_COMMAND("a", "c")
+	IOT_EACH("device", "k.device_id = c.device_id", "d")
+	IOT_EACH("device_type", "k.device_type_id = d.device_type_id", "t")
 	" CROSS JOIN (SELECT clock_timestamp() AS at) x"
 	" WHERE (a.due OR t.send_when = 'now') AND c.adapter_id = $1 AND c.status = 'COMMITTED' AND c.deadline > x.at AND d.enabled"
 	" ORDER BY a.place"
 	" ON CONFLICT (device_id, command_id, service) DO NOTHING RETURNING device_id, command_id),"
 	" numbered AS (SELECT t.device_id, t.command_id, row_number() OVER () AS place FROM taken t)"
-	" SELECT " TAKE_COLUMNS " FROM numbered a" EACH_COMMAND("a", "c") TAKE_JOINS " ORDER BY a.place",
+	" SELECT " TAKE_COLUMNS " FROM numbered a" IOT_EACH_COMMAND("a", "c") TAKE_JOINS " ORDER BY a.place",
 	4, {UUIDOID, UUIDARRAYOID, UUIDARRAYOID, BOOLARRAYOID}
 };
 static IotPlan in_flight = {
-	"SELECT " TAKE_COLUMNS " FROM iot.saga_step f" EACH_COMMAND("f", "c") TAKE_JOINS
+	"SELECT " TAKE_COLUMNS " FROM iot.saga_step f" IOT_EACH_COMMAND("f", "c") TAKE_JOINS
 	" WHERE f.service = 'adapter' AND f.status = 'PROCESSING' AND c.adapter_id = $1"
 	" AND c.status = 'COMMITTED'"
 	" ORDER BY c.device_id, c.parameter_id, c.version",

@@ -7,18 +7,8 @@
 
 #include "fmgr.h"
 
-/*
- * Joins of the statements here: a row of a table, called k inside, for each row before it.  A subquery
- * with OFFSET is never merged into the query around it, and what is LATERAL comes after what it names.
- * So each row is looked up by its key, whatever the statistics said when the plan was made: for a table
- * of one row it is as cheap to read all of it for each key, and the plan is kept when it has grown.
- */
-#define EACH(table, condition, alias) \
-	" CROSS JOIN LATERAL (SELECT k.* FROM iot." table " k WHERE " condition " OFFSET 0) " alias
-#define EACH_OR_NULL(table, condition, alias) \
-	" LEFT JOIN LATERAL (SELECT k.* FROM iot." table " k WHERE " condition " OFFSET 0) " alias " ON true"
 #define COMMAND_OF(from) "k.device_id = " from ".device_id AND k.command_id = " from ".command_id"
-#define EACH_COMMAND(from, alias) EACH("command", COMMAND_OF(from), alias)
+#define IOT_EACH_COMMAND(from, alias) IOT_EACH("command", COMMAND_OF(from), alias)
 
 /*
  * The same for the table that an UPDATE writes, c here, which no subquery can hold: a comparison with an

@@ -30,8 +30,8 @@ PG_FUNCTION_INFO_V1(iot_expire_commands);
 static IotPlan find_answered = {
 	"SELECT a.place, c.device_id, c.command_id"
 	" FROM unnest($1, $2) WITH ORDINALITY AS a(device, command_id, place)"
-	EACH("command", "k.command_id = a.command_id", "c")
-	EACH("device", "k.device_id = c.device_id", "d")
+	IOT_EACH("command", "k.command_id = a.command_id", "c")
+	IOT_EACH("device", "k.device_id = c.device_id", "d")
 	" WHERE d.name = a.device",
 	2, {TEXTARRAYOID, UUIDARRAYOID}
 };
@@ -45,7 +45,7 @@ static IotPlan find_due = {
 /* A lock in a subquery is taken row by row, in the order of the keys outside. */
 static IotPlan lock_sensors = {
 	"SELECT FROM (SELECT DISTINCT c.device_id, c.parameter_id"
-	" FROM unnest($1, $2) AS a(device_id, command_id)" EACH_COMMAND("a", "c")
+	" FROM unnest($1, $2) AS a(device_id, command_id)" IOT_EACH_COMMAND("a", "c")
 	" ORDER BY c.device_id, c.parameter_id) a"
 	" CROSS JOIN LATERAL (SELECT FROM iot.sensor_value k"
 	" WHERE k.device_id = a.device_id AND k.parameter_id = a.parameter_id FOR UPDATE) v",
@@ -71,8 +71,8 @@ static IotPlan lock_commands = {
 	" INSERT INTO iot.event (event_id, aggregatetype, aggregateid, type, payload, device_id)" \
 	" SELECT iot_internal.uuidv7(), 'command', c.command_id::text, '" type "', " \
 	OUTCOME_PAYLOAD(error) ", c.device_id FROM " source " c" \
-	EACH("device", "k.device_id = c.device_id", "d") \
-	EACH("parameter", "k.parameter_id = c.parameter_id", "p") \
+	IOT_EACH("device", "k.device_id = c.device_id", "d") \
+	IOT_EACH("parameter", "k.parameter_id = c.parameter_id", "p") \
 	" ORDER BY c.version, c.command_id"
 
 static IotPlan committed_to_completed = {
@@ -95,7 +95,7 @@ static IotPlan committed_to_completed = {
 static IotPlan committed_to_refused = {
 	"WITH refused AS ("
 	" SELECT c.*, a.error AS refusal, clock_timestamp() AS at"
-	" FROM unnest($1, $2, $3) AS a(device_id, command_id, error)" EACH_COMMAND("a", "c")
+	" FROM unnest($1, $2, $3) AS a(device_id, command_id, error)" IOT_EACH_COMMAND("a", "c")
 	" WHERE c.status = 'COMMITTED'),"
 	" step AS ("
 	" INSERT INTO iot.saga_step (device_id, command_id, service, status, error, created_at,"

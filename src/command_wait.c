@@ -35,8 +35,10 @@ static IotPlan look = {
 };
 static IotPlan look_first = {
 	"SELECT c.device_id, d.name, a.name, a.kind, a.enabled"
-	" FROM iot.command c JOIN iot.device d ON d.device_id = c.device_id"
-	" LEFT JOIN iot.adapter a ON a.adapter_id = c.adapter_id WHERE c.command_id = $1",
+	" FROM iot.command c"
+	IOT_EACH("device", "k.device_id = c.device_id", "d")
+	IOT_EACH_OR_NULL("adapter", "k.adapter_id = c.adapter_id", "a")
+	" WHERE c.command_id = $1",
 	1, {UUIDOID}
 };
 static IotPlan may_view = {
