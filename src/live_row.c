@@ -48,6 +48,7 @@ struct IotLiveRows
 	Relation	relation;
 	Relation	key;			/* its primary key */
 	IndexInfo  *key_info;
+	int			key_place;		/* among the indexes of result, which has NULL there */
 	int			at[IOT_LIVE_COLUMNS_MAX];	/* places of the caller's columns, from 0 on */
 	IndexScanDesc scan;
 	TupleTableSlot *old;		/* what was found */
@@ -138,6 +139,7 @@ take_key(IotLiveRows *rows)
 			return false;
 		rows->key = index;
 		rows->key_info = rows->result->ri_IndexRelationInfo[i];
+		rows->key_place = i;
 		rows->result->ri_IndexRelationDescs[i] = NULL;
 		return true;
 	}
@@ -191,7 +193,8 @@ iot_live_rows_close(IotLiveRows *rows)
 	ExecDropSingleTupleTableSlot(rows->old);
 	ExecDropSingleTupleTableSlot(rows->new);
 	PopActiveSnapshot();
-	index_close(rows->key, NoLock);
+	/* PostgreSQL 18 and later close all of them without a look */
+	rows->result->ri_IndexRelationDescs[rows->key_place] = rows->key;
 	ExecCloseIndices(rows->result);
 	FreeExecutorState(rows->estate);
 	table_close(rows->relation, NoLock);
