@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -207,6 +208,7 @@ find_states(Runs *sorted, IotLiveRows *rows)
 	{
 		IotAlarmRun *run = sorted->runs[i];
 
+		CHECK_FOR_INTERRUPTS();
 		if (!iot_alarm_remembers(run->rule) ||
 			!iot_live_row_find(rows, &run->device_id, &run->rule->alarm_rule_id))
 			continue;
@@ -365,6 +367,7 @@ update_rows(const StateRows *rows)
 		return 0;
 	for (; done < rows->count; done++)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (!iot_live_row_find(live, DatumGetUUIDP(rows->values[STATE_DEVICE][done]),
 							   DatumGetUUIDP(rows->values[STATE_RULE][done])))
 			break;

@@ -62,10 +62,12 @@ static IotPlan close_alarm = {
 	4, {UUIDOID, UUIDOID, TIMESTAMPTZOID, TEXTOID}
 };
 
+/* By key for each, as with IOT_EACH; the lock is taken there. */
 static IotPlan lock_alarms = {
-	"SELECT FROM unnest($1, $2) AS u (device_id, alarm_id)"
-	" JOIN iot.alarm a ON a.device_id = u.device_id AND a.alarm_id = u.alarm_id"
-	" ORDER BY a.device_id, a.alarm_id FOR NO KEY UPDATE OF a",
+	"SELECT FROM (SELECT v.device_id, v.alarm_id FROM unnest($1, $2) AS v (device_id, alarm_id)"
+	" ORDER BY v.device_id, v.alarm_id) AS u"
+	" CROSS JOIN LATERAL (SELECT FROM iot.alarm k"
+	" WHERE k.device_id = u.device_id AND k.alarm_id = u.alarm_id FOR NO KEY UPDATE) AS a",
 	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 

@@ -240,8 +240,8 @@ iot_batch_end(IotBatch *batch, IotIngestResult *result)
 
 /*
  * Takes in messages of one adapter, in the order in which they came; what they announce comes first.
- * Needs SPI and a transaction; the result is in the current memory context.  When this returns everything is written, though
- * not committed.
+ * Needs SPI and a transaction; the result is in the current memory context.  When this returns
+ * everything is written, though not committed.
  */
 void
 iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id, const IotStrangers *strangers,
@@ -270,7 +270,8 @@ iot_ingest_batch(const char *adapter, const pg_uuid_t *adapter_id, const IotStra
  */
 void
 iot_ingest_replay(int64 dead_letter_id, const char *adapter, const pg_uuid_t *adapter_id,
-				  const char *discovery_prefix, text *device, const IotIngestMessage *message, IotIngestResult *result)
+				  const char *discovery_prefix, text *device, const IotIngestMessage *message,
+				  IotIngestResult *result)
 {
 	IotBatch	batch;
 

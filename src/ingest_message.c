@@ -271,10 +271,9 @@ add_report(IotBatch *batch, int index, IotDevice *device)
 }
 
 /*
- * The payload as jsonb, or NULL with the reason in *error.  What reading it takes, many times its size, is
- * given back at once.  The server has limits of its own (on
- * numbers, and on characters that its encoding lacks) and says so by raising; a subtransaction
- * keeps that from costing the batch.
+ * The payload as jsonb, or NULL with the reason in *error.  What reading it takes, many times its
+ * size, is given back at once.  The server has limits of its own (on numbers, and on characters that
+ * its encoding lacks) and says so by raising; a subtransaction keeps that from costing the batch.
  */
 Jsonb *
 iot_batch_jsonb(const IotIngestMessage *message, const char **error)

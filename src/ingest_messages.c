@@ -25,7 +25,8 @@
 PG_FUNCTION_INFO_V1(iot_ingest_messages_sql);
 
 static IotPlan find_adapter = {
-	"SELECT a.adapter_id, a.options ? 'register_group', a.options ->> 'discovery_prefix' FROM iot.adapter a WHERE a.name = $1",
+	"SELECT a.adapter_id, a.options ? 'register_group', a.options ->> 'discovery_prefix'"
+	" FROM iot.adapter a WHERE a.name = $1",
 	1, {TEXTOID}
 };
 

@@ -20,15 +20,15 @@
 enum
 {
 	COL_TYPE = 1, COL_MORE_TOPICS, COL_IGNORED_TOPICS, COL_STATUS_PATH, COL_ONLINE_WORD, COL_OFFLINE_WORD,
-	COL_DEVICE_PATH, COL_ONLY_DEVICE, COL_TIME_PATH, COL_TIME_UNIT, COL_TIME_ZONE, COL_PARAMETER, COL_NAME, COL_PATH, COL_SCALE, COL_SHIFT,
-	COL_LABELS, COL_TOPIC
+	COL_DEVICE_PATH, COL_ONLY_DEVICE, COL_TIME_PATH, COL_TIME_UNIT, COL_TIME_ZONE, COL_PARAMETER, COL_NAME,
+	COL_PATH, COL_SCALE, COL_SHIFT, COL_LABELS, COL_TOPIC
 };
 
 /* In the order of types; one row for each parameter, or one without for a type that has none. */
 static IotPlan select_mappings = {
 	"SELECT t.device_type_id, t.more_telemetry_topics, t.ignored_topics, t.status_path, t.online_word,"
-	" t.offline_word, t.device_path, t.only_device, t.time_path, t.time_unit, t.time_zone, p.name, coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels,"
-	" m.telemetry_topic"
+	" t.offline_word, t.device_path, t.only_device, t.time_path, t.time_unit, t.time_zone, p.name,"
+	" coalesce(m.name, p.name), m.path, m.scale, m.shift, m.labels, m.telemetry_topic"
 	" FROM iot.device_type t"
 	" LEFT JOIN iot.device_type_mapping m ON m.device_type_id = t.device_type_id"
 	" LEFT JOIN iot.parameter p ON p.parameter_id = m.parameter_id"
