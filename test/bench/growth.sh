@@ -129,7 +129,7 @@ bench_growth()
 	say 'starting broker and push daemon'
 	start_broker -e 's|^autosave_interval .*|autosave_interval 0|'
 	sql -c "INSERT INTO iot.parameter (name) VALUES ('temperature'), ('pressure'), ('humidity')"
-	add_user
+	add_user anna
 	enable_adapter "{\"batch_size\": $BENCH_BATCH}"
 	start_pushd
 	sed 's/level/humidity/g' test/bench/command_wait.sql >"$folder/command.sql"

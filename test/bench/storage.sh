@@ -1,16 +1,14 @@
 # shellcheck shell=bash
 #
 # Part "storage" of the benchmarks: what measurements cost on their way into iot.measurement beside
-# the bare table, by the number of alarm rules, with and without rollups; how fast a series is read
-# from a big table, and what a measurement takes on disk.
+# the bare table, by the number of alarm rules, with and without rollups.
 #
 #   BENCH_ROUNDS=5          each COPY is made so often, in turn with the others; the shortest counts,
 #                           since what else the machine does only makes them longer
-#   BENCH_ROWS=2000000      of the big table, in series of 2000; 50000000 for that of the goal
 #
 # Workers rest meanwhile: what they roll up beside a COPY would be measured with whatever runs then.
 
-: "${BENCH_ROUNDS:=5}" "${BENCH_ROWS:=2000000}"
+: "${BENCH_ROUNDS:=5}"
 
 storage_points=100			# of each of the two parameters of each device in a COPY
 storage_file=0
@@ -76,7 +74,7 @@ storage_setup()
 	sql <<-EOC
 	ALTER SYSTEM SET iot.databases = '';
 	SELECT pg_reload_conf() \g /dev/null
-	INSERT INTO iot.parameter (name) VALUES ('temperature'), ('humidity'), ('level');
+	INSERT INTO iot.parameter (name) VALUES ('temperature'), ('humidity');
 	SELECT count(iot.create_device('bench-' || n, '{temperature,humidity}'))
 		FROM generate_series(1, $devices) AS n \g /dev/null
 	SELECT count(iot.create_device('far-' || n, '{temperature}'))
@@ -97,16 +95,6 @@ storage_setup()
 	\$\$;
 	CREATE PROCEDURE public.roll_up() LANGUAGE plpgsql AS
 		'BEGIN WHILE iot_internal.rollup_step() LOOP COMMIT; END LOOP; END';
-	CREATE ROLE reader LOGIN IN ROLE iot_viewer;
-	INSERT INTO iot.app_user (username) VALUES ('reader');
-	INSERT INTO iot.user_group (name) VALUES ('readers');
-	INSERT INTO iot.user_group_member (user_group_id, app_user_id)
-		SELECT g.user_group_id, u.app_user_id FROM iot.user_group AS g, iot.app_user AS u
-		WHERE g.name = 'readers' AND u.username = 'reader';
-	INSERT INTO iot.access_grant (user_group_id, device_group_id, level)
-		SELECT u.user_group_id, g.device_group_id, 'view'
-		FROM iot.user_group AS u, iot.device_group AS g
-		WHERE u.name = 'readers' AND g.name = 'default';
 	EOC
 }
 
@@ -204,105 +192,10 @@ storage_bench_rollup()
 		"$seconds s ($minutes minutes, $(value 'SELECT count(*) FROM iot.rollup_hour') hours)" - - -
 }
 
-# storage_read statement series [reads]: median and 99th percentile of so many reads, in milliseconds,
-# by a user who may view the devices.  Each series has been read before.
-storage_read()
-{
-	local run
-
-	echo "\\set n random(1, $2)
-$1" >"$folder/read.sql"
-	for run in 1 2; do
-		rm -f "$folder"/reads.*
-		PGUSER=reader pgbench -n -c 1 -t "${3:-500}" --random-seed=7 -l --log-prefix="$folder/reads" \
-			-f "$folder/read.sql" >"$folder/pgbench.out" 2>"$folder/pgbench.log"
-	done
-	latencies "$folder"/reads.*
-}
-
-# storage_load first last: series of these numbers, as they would have come within a week.
-storage_load()
-{
-	local day
-
-	sql <<-EOC
-	SELECT count(iot.create_device('series-' || n, '{level}'))
-		FROM generate_series($1, $2) AS n \g /dev/null
-	EOC
-	for day in {0..6}; do
-		sql <<-EOC
-		INSERT INTO iot.measurement (device_id, parameter_id, ts, value)
-			SELECT s.device_id, s.parameter_id,
-				now() - interval '7 days' + n * interval '302.4 s', random() * 100
-			FROM generate_series(1 + 2000 * $day / 7, 2000 * ($day + 1) / 7) AS n,
-				(SELECT device_id, parameter_id FROM iot.sensor JOIN iot.device USING (device_id)
-					WHERE name IN (SELECT 'series-' || g FROM generate_series($1, $2) AS g)
-					ORDER BY device_id OFFSET 0) AS s
-			ORDER BY n, s.device_id;
-		EOC
-	done
-	sql -c 'VACUUM (ANALYZE) iot.measurement'
-}
-
-storage_bytes()
-{
-	value "SELECT round(sum(pg_total_relation_size(partition)) / $1, 1)
-		FROM iot_internal.partitions('iot.measurement')"
-}
-
-storage_bench_history()
-{
-	local series=$((BENCH_ROWS / 2000)) first=100 share done_series=0 upto
-	local week="'series-' || :n, 'level', now() - interval '7 days'"
-	local median p99 raw raw99 bytes packed
-
-	[ "$series" -ge 800 ] || { echo 'BENCH_ROWS is at least 1600000' >&2; exit 2; }
-	sql -c 'SET client_min_messages = error' -c 'DELETE FROM iot.alarm_rule' \
-		-c 'TRUNCATE iot.measurement, iot.rollup_note, iot.rollup_pending'
-	say "history by the hour, $first series"
-	storage_load 1 $first
-	read -r raw raw99 < <(storage_read "SELECT * FROM iot.history($week, bucket => '1 hour');" $first 50)
-	sql -c 'CALL public.roll_up()' -c 'VACUUM (ANALYZE) iot.rollup_minute, iot.rollup_hour'
-	read -r median p99 < <(storage_read "SELECT * FROM iot.history($week, bucket => '1 hour');" $first)
-	row 'a week of one series by the hour, from rollups' "$median ms (p99 $p99)" \
-		"$raw ms (p99 $raw99): nothing rolled up yet" "$(ratio "$median" "$raw")" -
-
-	storage_notes off
-	done_series=$first
-	for share in 8 4 2 1; do
-		upto=$((series / share))
-		say "$((upto * 2000)) measurements"
-		storage_load $((done_series + 1)) $upto
-		done_series=$upto
-		read -r median p99 < <(storage_read "SELECT * FROM iot.history($week);" $upto)
-		echo "$((upto * 2000)) $median $p99" >>"$folder/history.dat"
-	done
-	row "a week of one series, 2000 points, in $BENCH_ROWS" "$median ms (p99 $p99)" '20 ms' \
-		"$(ratio "$median" 20)" '<= 1'
-	save_plot history <<-EOP
-	set title 'A week of one series, 2000 points, by iot.history()'
-	set xlabel 'measurements in the table'
-	set ylabel 'milliseconds'
-	set logscale x
-	set yrange [0:*]
-	plot '$folder/history.dat' using 1:2 with linespoints lw 2 title 'median', \
-		'' using 1:3 with linespoints lw 2 title '99th percentile'
-	EOP
-
-	bytes=$(storage_bytes $BENCH_ROWS)
-	row 'a measurement with its index, as it came' "$bytes bytes" '163 bytes: ThingsBoard on PostgreSQL' \
-		"$(ratio "$bytes" 163)" -
-	say 'packing the index'
-	sql -c 'REINDEX TABLE iot.measurement'
-	packed=$(storage_bytes $BENCH_ROWS)
-	row 'the same after REINDEX' "$packed bytes" "$bytes bytes" "$(ratio "$packed" "$bytes")" -
-}
-
 bench_storage()
 {
 	storage_setup
 	storage_bench_copy
 	storage_bench_rules
 	storage_bench_rollup
-	storage_bench_history
 }
