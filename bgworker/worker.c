@@ -39,6 +39,7 @@
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
 
+#include "adapter_contract.h"
 #include "bgworker/worker.h"
 #include "compat.h"
 #include "iot.h"
@@ -208,6 +209,7 @@ gate_closed(int flags)
 		if (system != GetSystemIdentifier() || database != MyDatabaseId)
 			return "paused: this database is a copy; run \"SELECT iot.resume()\"";
 	}
+	iot_adapters_known_active();
 	return NULL;
 }
 

@@ -19,7 +19,7 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 	deadline timestamptz, ack_mode text, ack_timeout_ms integer, max_attempts integer, topic text,
 	payload text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
 SET enable_material = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_take';

@@ -179,22 +179,16 @@ $$;
 -- The event types that enabled rules can match, to skip the rest in the log: '*' for any but audit
 -- events, which only rules that begin so ask for, NULL for any at all.
 CREATE OR REPLACE FUNCTION iot_internal.notified_types() RETURNS text[]
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN (SELECT CASE
-				WHEN NOT bool_or(strpos(r.event, '*') > 0) OR count(*) = 0
-					THEN coalesce(array_agg(DISTINCT r.event), '{}')
-				WHEN NOT bool_or(starts_with(r.event, 'audit.')) THEN ARRAY['*'] END
-			FROM iot.notification_rule r WHERE r.enabled);
-END
-$$;
+LANGUAGE c STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET jit = off
+AS 'MODULE_PATHNAME', 'iot_notified_types';
 
 -- Reads the next events of consumer "notifier" and writes what their rules say.  Plans are generic,
 -- since planning for the arrays at hand would cost more than it saves; each looks up by key.
 CREATE OR REPLACE FUNCTION iot_internal.notify_events(max_events integer,
 	OUT events integer, OUT notifications integer, OUT pushes integer, OUT transfers integer)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET jit = off
+SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
+SET jit = off
 AS 'MODULE_PATHNAME', 'iot_notify_events';
 
 -- Passes over one event that cannot be notified of, leaving it in the dead letters, so that it

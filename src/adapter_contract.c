@@ -17,6 +17,7 @@
 #include "utils/uuid.h"
 
 #include "adapter_contract.h"
+#include "consumer.h"
 #include "event.h"
 #include "iot.h"
 #include "plan.h"
@@ -26,6 +27,7 @@ PG_FUNCTION_INFO_V1(iot_adapter_in_flight);
 PG_FUNCTION_INFO_V1(iot_adapter_attempt);
 
 static bool known_active = false;	/* in this transaction */
+static bool forget_registered = false;
 
 static IotPlan is_active = {
 	"SELECT iot_internal.check_epoch() = 'ok'", 0, {0}
@@ -34,19 +36,13 @@ static IotPlan has_consumer = {
 	"SELECT FROM iot.consumer c WHERE c.name = $1", 1, {TEXTOID}
 };
 
+#define DUE "adapter.value_set_due"
+
 /* Whoever has no cursor yet has everything before him that the log still holds. */
 static IotPlan register_from_start = {
 	"INSERT INTO iot.consumer (name, last) VALUES ($1, '1:1:') ON CONFLICT (name) DO NOTHING",
 	1, {TEXTOID}
 };
-static IotPlan read_approved = {
-	"SELECT r.device_id, r.aggregateid::uuid, r.type = 'adapter.value_set_due'"
-	" FROM iot_internal.consumer_read($1, ARRAY['dm.value_set_approved',"
-	" 'adapter.value_set_due'], $2) r"
-	" WHERE r.device_id IS NOT NULL ORDER BY r.id",
-	2, {TEXTOID, INT4OID}
-};
-
 #define TAKE_COLUMNS \
 	"c.device_id, c.command_id, d.name, c.parameter_id, p.name, c.target_value, c.version," \
 	" c.attempts, c.created_at, c.deadline, t.ack_mode," \
@@ -153,25 +149,34 @@ forget_active(XactEvent event, void *arg)
 }
 
 /*
+ * For a worker whose transaction was let in by its own gate, which has asked for the same; whether the
+ * server was promoted, the notifier asks.
+ */
+void
+iot_adapters_known_active(void)
+{
+	if (!forget_registered)
+	{
+		RegisterXactCallback(forget_active, NULL);
+		forget_registered = true;
+	}
+	known_active = true;
+}
+
+/*
  * Whether adapters may act: not in a copy that nobody has resumed, nor on tables of another
  * version than these functions know.  Asked once in a transaction: taking and trying share one.
  */
 bool
 iot_adapters_active(void)
 {
-	static bool registered = false;
 	bool		isnull;
 
 	if (known_active)
 		return true;
-	if (!registered)
-	{
-		RegisterXactCallback(forget_active, NULL);
-		registered = true;
-	}
 	iot_plan_execute(&is_active, NULL, NULL);
-	known_active = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1,
-											  &isnull));
+	if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull)))
+		iot_adapters_known_active();
 	return known_active;
 }
 
@@ -198,6 +203,36 @@ iot_require_not_null(FunctionCallInfo fcinfo, int count)
 	}
 }
 
+/* Takes up the commands that the events tell of, into SPI_tuptable; returns how many. */
+static uint64
+take_events(Datum adapter_id, const IotLogEvents *events)
+{
+	IotKeyList	keys;
+	Datum	   *due = palloc(sizeof(Datum) * events->count);
+	Datum		values[4];
+
+	iot_key_list_init(&keys, events->count);
+	for (int i = 0; i < events->count; i++)
+	{
+		const IotLogEvent *event = &events->events[i];
+		char	   *type = TextDatumGetCString(event->values[IOT_LOG_TYPE]);
+		char	   *id = TextDatumGetCString(event->values[IOT_LOG_AGGREGATEID]);
+		pg_uuid_t  *command_id = palloc(sizeof(pg_uuid_t));
+
+		if (event->nulls[IOT_LOG_DEVICE_ID] || !iot_uuid_parse(id, strlen(id), command_id))
+			continue;			/* no command of ours */
+		due[keys.count] = BoolGetDatum(strcmp(type, DUE) == 0);
+		iot_key_list_add(&keys, event->values[IOT_LOG_DEVICE_ID], UUIDPGetDatum(command_id),
+						 (Datum) 0, true);
+	}
+	values[0] = adapter_id;
+	values[1] = iot_uuid_array(keys.device_ids, keys.count);
+	values[2] = iot_uuid_array(keys.command_ids, keys.count);
+	values[3] = PointerGetDatum(construct_array(due, keys.count, BOOLOID, sizeof(bool), true,
+												TYPALIGN_CHAR));
+	return iot_plan_execute(&take, values, NULL);
+}
+
 /*
  * iot_internal.adapter_take(adapter_id uuid, max_commands integer): the approved commands that
  * this adapter has not seen, each now with a step PROCESSING.  No rows: there are no more for now.
@@ -207,8 +242,10 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 {
 	char		name[sizeof("adapter:") + IOT_UUID_TEXT_SIZE] = "adapter:";
 	int			max_commands;
-	Datum		values[4];
-	uint64		read;
+	Datum		consumer;
+	Datum		types[2];
+	Datum		wanted;
+	IotLogEvents events;
 
 	iot_require_not_null(fcinfo, 2);
 	max_commands = PG_GETARG_INT32(1);
@@ -220,45 +257,24 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 		return (Datum) 0;
 	}
 	iot_uuid_text(PG_GETARG_UUID_P(0), name + strlen("adapter:"));
-	values[0] = CStringGetTextDatum(name);
-	if (iot_plan_execute(&has_consumer, values, NULL) == 0)
-		iot_plan_execute(&register_from_start, values, NULL);
+	consumer = CStringGetTextDatum(name);
+	if (iot_plan_execute(&has_consumer, &consumer, NULL) == 0)
+		iot_plan_execute(&register_from_start, &consumer, NULL);
+
+	types[0] = CStringGetTextDatum("dm.value_set_approved");
+	types[1] = CStringGetTextDatum(DUE);
+	wanted = PointerGetDatum(construct_array(types, lengthof(types), TEXTOID, -1, false, TYPALIGN_INT));
 
 	/* A page may hold nothing but other adapters' commands; that is not yet the end. */
 	do
 	{
-		IotKeyList		keys;
-		Datum	   *due;
-		uint64		taken = 0;
-
-		CHECK_FOR_INTERRUPTS();
-		values[0] = CStringGetTextDatum(name);
-		values[1] = Int32GetDatum(max_commands);
-		read = iot_plan_execute(&read_approved, values, NULL);
-		if (read > 0)
+		iot_consumer_next(consumer, wanted, max_commands, &events);
+		if (events.count > 0 && take_events(PG_GETARG_DATUM(0), &events) > 0)
 		{
-			iot_key_list_init(&keys, read);
-			due = palloc(sizeof(Datum) * read);
-			for (uint64 i = 0; i < read; i++)
-			{
-				HeapTuple	row = SPI_tuptable->vals[i];
-				bool		isnull;
-
-				iot_key_list_add(&keys, SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull),
-							 SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull), (Datum) 0, true);
-				due[i] = SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull);
-			}
-			values[0] = PG_GETARG_DATUM(0);
-			values[1] = iot_uuid_array(keys.device_ids, keys.count);
-			values[2] = iot_uuid_array(keys.command_ids, keys.count);
-			values[3] = PointerGetDatum(construct_array(due, keys.count, BOOLOID, sizeof(bool),
-														true, TYPALIGN_CHAR));
-			taken = iot_plan_execute(&take, values, NULL);
 			emit(fcinfo);
-		}
-		if (taken > 0)
 			break;
-	} while (read == (uint64) max_commands);
+		}
+	} while (events.count == max_commands);
 	SPI_finish();
 	return (Datum) 0;
 }

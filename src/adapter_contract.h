@@ -33,6 +33,7 @@ extern void iot_key_list_add(IotKeyList *list, Datum device_id, Datum command_id
 extern void iot_key_list_values(const IotKeyList *list, Datum *values);
 extern Datum iot_uuid_array(Datum *elements, int count);
 extern bool iot_adapters_active(void);
+extern PGDLLEXPORT void iot_adapters_known_active(void);
 extern void iot_require_not_null(FunctionCallInfo fcinfo, int count);
 
 #endif							/* IOT_ADAPTER_CONTRACT_H */

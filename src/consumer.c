@@ -40,6 +40,7 @@ PG_FUNCTION_INFO_V1(iot_consumer_read);
 #define IDLE_TRANSACTIONS 1000
 #define IDLE_TIME "5 s"
 
+/* In the order of enum IotLogColumn, and of the result of iot_internal.consumer_read(). */
 #define EVENT_COLUMNS "id, event_id, type, aggregatetype, aggregateid, device_id, payload, created_at"
 
 /* NULL for all; "*" for all but audit events, of which a bulk load makes one per row */
@@ -221,12 +222,32 @@ read_page(const ConsumerState *state, bool continued, int64 limit, Datum types, 
 	return iot_plan_execute(plan, values, types_null ? "    n" : NULL);
 }
 
+/* Adds the rows of SPI_tuptable to the events. */
+static void
+add_page(IotLogEvents *events)
+{
+	if (SPI_tuptable->numvals == 0)
+		return;
+	if (events->events == NULL)
+		events->events = MemoryContextAllocHuge(CurrentMemoryContext,
+												sizeof(IotLogEvent) * SPI_tuptable->numvals);
+	else
+		events->events = repalloc_huge(events->events, sizeof(IotLogEvent) *
+									   (events->count + SPI_tuptable->numvals));
+	for (uint64 i = 0; i < SPI_tuptable->numvals; i++)
+	{
+		IotLogEvent *event = &events->events[events->count++];
+
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, event->values, event->nulls);
+	}
+}
+
 /*
- * Reads up to max_rows from the state on, moves the state, and appends the pages to *pages.
+ * Reads up to max_rows from the state on, moves the state, and adds what was read to the events.
  * Returns whether the cursor has moved enough to be worth a write.
  */
 static bool
-read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, List **pages)
+read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, IotLogEvents *events)
 {
 	bool		moved = false;
 
@@ -234,7 +255,6 @@ read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, L
 	{
 		bool		continued = state->target != (Datum) 0;
 		uint64		rows;
-		bool		isnull;
 
 		if (!continued)
 		{
@@ -249,13 +269,11 @@ read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, L
 			}
 		}
 		rows = read_page(state, continued, max_rows, types, types_null);
-		*pages = lappend(*pages, SPI_tuptable);
+		add_page(events);
 		max_rows -= rows;
 		if (max_rows == 0)
 		{
-			HeapTuple	row = SPI_tuptable->vals[rows - 1];
-
-			state->after_id = DatumGetInt64(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+			state->after_id = DatumGetInt64(events->events[events->count - 1].values[IOT_LOG_ID]);
 			return true;
 		}
 
@@ -269,6 +287,57 @@ read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, L
 			return moved;
 		/* What came while the backlog was read must not wait for the next poll. */
 	}
+}
+
+static int
+compare_ids(const void *a, const void *b)
+{
+	int64		id_a = DatumGetInt64(((const IotLogEvent *) a)->values[IOT_LOG_ID]);
+	int64		id_b = DatumGetInt64(((const IotLogEvent *) b)->values[IOT_LOG_ID]);
+
+	return id_a < id_b ? -1 : id_a > id_b;
+}
+
+/*
+ * The next events of a cursor, in the order of their ids; moves it in the caller's transaction.  Fewer
+ * than max_rows mean that there is no more.  types has event types, or is 0 for all (see EVENT_TYPES).
+ * Asks for no permission; memory is the caller's of SPI_connect, until SPI_finish.
+ */
+void
+iot_consumer_next(Datum name, Datum types, int max_rows, IotLogEvents *events)
+{
+	if (max_rows < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("number of rows must be positive")));
+	events->events = NULL;
+	for (;;)
+	{
+		ConsumerState state;
+		Datum		values[5];
+		char		nulls[] = "     ";
+
+		CHECK_FOR_INTERRUPTS();
+		events->count = 0;
+		load(name, &state);
+		if (!read_pages(&state, max_rows, types, types == (Datum) 0, events))
+		{
+			Assert(events->count == 0);
+			return;
+		}
+		values[0] = name;
+		values[1] = TransactionIdGetDatum(state.row_xmin);
+		values[2] = state.last;
+		values[3] = state.target;
+		values[4] = Int64GetDatum(state.after_id);
+		if (state.target == (Datum) 0)
+			nulls[3] = nulls[4] = 'n';
+		if (iot_plan_execute(&move_consumer, values, nulls) > 0)
+			break;
+		/* somebody else has moved it: start over behind him */
+	}
+	if (events->count > 1)
+		qsort(events->events, events->count, sizeof(IotLogEvent), compare_ids);
 }
 
 /*
@@ -305,48 +374,19 @@ iot_consumer_read(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	int			max_rows = PG_ARGISNULL(2) ? 1000 : PG_GETARG_INT32(2);
+	IotLogEvents events;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("consumer name must not be null")));
-	if (max_rows < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("number of rows must be positive")));
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
-	for (;;)
-	{
-		ConsumerState state;
-		List	   *pages = NIL;
-		ListCell   *lc;
-		Datum		values[5];
-		char		nulls[] = "     ";
-
-		CHECK_FOR_INTERRUPTS();
-		load(PG_GETARG_DATUM(0), &state);
-		if (!read_pages(&state, max_rows, PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1),
-						PG_ARGISNULL(1), &pages))
-			break;
-		values[0] = PG_GETARG_DATUM(0);
-		values[1] = TransactionIdGetDatum(state.row_xmin);
-		values[2] = state.last;
-		values[3] = state.target;
-		values[4] = Int64GetDatum(state.after_id);
-		if (state.target == (Datum) 0)
-			nulls[3] = nulls[4] = 'n';
-		if (iot_plan_execute(&move_consumer, values, nulls) == 0)
-			continue;			/* somebody else has moved it: start over behind him */
-		foreach(lc, pages)
-		{
-			SPITupleTable *page = lfirst(lc);
-
-			for (uint64 i = 0; i < page->numvals; i++)
-				tuplestore_puttuple(rsinfo->setResult, page->vals[i]);
-		}
-		break;
-	}
+	iot_consumer_next(PG_GETARG_DATUM(0), PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1), max_rows,
+					  &events);
+	for (int i = 0; i < events.count; i++)
+		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, events.events[i].values,
+							 events.events[i].nulls);
 	SPI_finish();
 	return (Datum) 0;
 }

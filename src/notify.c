@@ -19,30 +19,26 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
+#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
 #include "utils/uuid.h"
 
+#include "consumer.h"
 #include "core/glob.h"
 #include "notify.h"
 #include "plan.h"
 
 PG_FUNCTION_INFO_V1(iot_notify_events);
+PG_FUNCTION_INFO_V1(iot_notified_types);
 
 #define AUDIT			"audit."
 #define ANYBODY			"*"		/* recipient: whoever of the audience turns up first */
 
-/*
- * A statement of its own: the next one's snapshot then holds the rows, such as the device, that came
- * with the events.
- */
-static IotPlan read_events = {
-	"SELECT r.event_id, r.type, r.device_id,"
-	" CASE WHEN jsonb_typeof(r.payload) = 'object' THEN r.payload ELSE '{}' END, r.created_at,"
-	" r.payload ->> 'username', r.payload ->> 'device'"
-	" FROM iot_internal.consumer_read('notifier', iot_internal.notified_types(), $1) AS r"
-	" ORDER BY r.id",
-	1, {INT4OID}
+static IotPlan list_patterns = {
+	"SELECT DISTINCT r.event FROM iot.notification_rule r WHERE r.enabled", 0, {0}
 };
+
+/* After the events, whose statement's snapshot need not hold the rows that came with them. */
 static IotPlan load_rules = {
 	"SELECT r.event, r.channel, r.audience, r.title, r.body,"
 	/* few rules have templates to keep: nothing is called for the others */
@@ -170,39 +166,99 @@ take_texts(Datum **values)
 	return count;
 }
 
+/*
+ * The event types that enabled rules can match, to skip the rest in the log: "*" for any but audit events,
+ * which only rules that begin so ask for; 0 for any at all.
+ */
+static Datum
+notified_types(void)
+{
+	Datum	   *patterns;
+	int			count;
+	bool		any = false;
+	bool		any_audit = false;
+
+	iot_plan_execute(&list_patterns, NULL, NULL);
+	count = take_texts(&patterns);
+	for (int i = 0; i < count; i++)
+	{
+		char	   *pattern = TextDatumGetCString(patterns[i]);
+
+		any |= strchr(pattern, '*') != NULL;
+		any_audit |= strncmp(pattern, AUDIT, strlen(AUDIT)) == 0;
+	}
+	if (any && any_audit)
+		return (Datum) 0;
+	if (any)
+	{
+		patterns[0] = CStringGetTextDatum("*");
+		count = 1;
+	}
+	return iot_text_array(patterns, count);
+}
+
+/* A member of an event's payload, as text. */
+static IotField
+payload_text(Datum payload, const char *key)
+{
+	IotField	result = {.isnull = true};
+	JsonbValue *value = getKeyJsonValueFromContainer(&DatumGetJsonbP(payload)->root, key,
+													 strlen(key), NULL);
+
+	if (value == NULL || value->type == jbvNull)
+		return result;
+	result.isnull = false;
+	if (value->type == jbvString)
+		result.value = PointerGetDatum(cstring_to_text_with_len(value->val.string.val,
+																value->val.string.len));
+	else
+	{
+		Jsonb	   *other = JsonbValueToJsonb(value);
+
+		result.value = CStringGetTextDatum(JsonbToCString(NULL, &other->root, VARSIZE(other)));
+	}
+	return result;
+}
+
 /* The next events; how many were read.  One that the log holds twice is told of once. */
 static int
 load_events(Window *window, int max_events)
 {
-	Datum		max = Int32GetDatum(max_events);
-	int			read = (int) iot_plan_execute(&read_events, &max, NULL);
+	IotLogEvents log;
 	HASHCTL		info = {.keysize = UUID_LEN, .entrysize = UUID_LEN, .hcxt = CurrentMemoryContext};
 	HTAB	   *seen;
 
-	window->events = palloc0(sizeof(IotNotifyEvent) * Max(read, 1));
-	if (read == 0)
+	iot_consumer_next(CStringGetTextDatum("notifier"), notified_types(), max_events, &log);
+	if (log.count == 0)
 		return 0;
-	seen = hash_create("iot events", read, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	for (int i = 0; i < read; i++)
+	window->events = palloc0(sizeof(IotNotifyEvent) * log.count);
+	seen = hash_create("iot events", log.count, &info, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	for (int i = 0; i < log.count; i++)
 	{
+		const IotLogEvent *logged = &log.events[i];
 		IotNotifyEvent *event = &window->events[window->nevents];
+		Datum		payload = logged->values[IOT_LOG_PAYLOAD];
 		bool		found;
 
-		event->event_id = iot_field(i, 1);
+		event->event_id.value = logged->values[IOT_LOG_EVENT_ID];
 		(void) hash_search(seen, DatumGetUUIDP(event->event_id.value), HASH_ENTER, &found);
 		if (found)
 			continue;
-		event->type = iot_field(i, 2);
+		if (!JB_ROOT_IS_OBJECT(DatumGetJsonbP(payload)))
+			payload = DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"));
+		event->type.value = logged->values[IOT_LOG_TYPE];
 		event->type_text = text_of(event->type);
-		event->device_id = event->device_group = iot_field(i, 3);
-		event->payload = iot_field(i, 4);
-		event->created_at = iot_field(i, 5);
-		event->author = iot_field(i, 6);
+		event->device_id.value = logged->values[IOT_LOG_DEVICE_ID];
+		event->device_id.isnull = logged->nulls[IOT_LOG_DEVICE_ID];
+		event->device_group = event->device_id;
+		event->payload.value = payload;
+		event->created_at.value = logged->values[IOT_LOG_CREATED_AT];
+		event->author = payload_text(payload, "username");
 		event->author_text = event->author.isnull ? NULL : text_of(event->author);
-		event->device = iot_field(i, 7);
+		event->device = payload_text(payload, "device");
 		window->nevents++;
 	}
-	return read;
+	return log.count;
 }
 
 /* A field of all events, given that of the first. */
@@ -359,6 +415,22 @@ escalate(const Window *window)
 	values[2] = event_column(window, JSONBOID, &window->events->payload);
 	values[3] = event_column(window, TIMESTAMPTZOID, &window->events->created_at);
 	iot_plan_execute(&begin_escalation, values, NULL);
+}
+
+/* iot_internal.notified_types() returns text[]; STABLE, SECURITY DEFINER.  NULL for any. */
+Datum
+iot_notified_types(PG_FUNCTION_ARGS)
+{
+	Datum		types;
+
+	SPI_connect();
+	types = notified_types();
+	if (types != (Datum) 0)
+		types = SPI_datumTransfer(types, false, -1);
+	SPI_finish();
+	if (types == (Datum) 0)
+		PG_RETURN_NULL();
+	PG_RETURN_DATUM(types);
 }
 
 /*

@@ -5,6 +5,9 @@
  * 48 bits of milliseconds, 12 bits of the fraction of the millisecond, 62 random bits.  The 60
  * time bits of one process never repeat nor go backwards, so rows made in one transaction sort in
  * the order in which they were made, and index pages fill from the right.
+ *
+ * The system's random numbers are fetched for some uuids at a time, since starting to fetch them takes
+ * longer than anything else here.
  */
 #include "postgres.h"
 
@@ -15,6 +18,27 @@
 #include "uuidv7.h"
 
 PG_FUNCTION_INFO_V1(iot_uuidv7_sql);
+
+#define RANDOM_BYTES	8
+
+/* Bytes that nobody has had yet. */
+static void
+take_random(unsigned char *bytes)
+{
+	static unsigned char pool[16 * RANDOM_BYTES];
+	static size_t left = 0;
+
+	if (left == 0)
+	{
+		if (!pg_strong_random(pool, sizeof(pool)))
+			ereport(ERROR,
+					(errcode(ERRCODE_INTERNAL_ERROR),
+					 errmsg("could not generate random values")));
+		left = sizeof(pool);
+	}
+	left -= RANDOM_BYTES;
+	memcpy(bytes, pool + left, RANDOM_BYTES);
+}
 
 void
 iot_uuidv7(pg_uuid_t *uuid)
@@ -32,10 +56,7 @@ iot_uuidv7(pg_uuid_t *uuid)
 	last = ticks;
 	ms = ticks >> 12;
 
-	if (!pg_strong_random(&uuid->data[8], 8))
-		ereport(ERROR,
-				(errcode(ERRCODE_INTERNAL_ERROR),
-				 errmsg("could not generate random values")));
+	take_random(&uuid->data[8]);
 	for (int i = 0; i < 6; i++)
 		uuid->data[i] = (unsigned char) (ms >> (40 - 8 * i));
 	uuid->data[6] = 0x70 | ((ticks >> 8) & 0x0f);
