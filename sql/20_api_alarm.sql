@@ -65,6 +65,14 @@ BEGIN
 END
 $function$;
 
+-- A time as alarms that rules open and close have it in their events: all of its digits, and UTC.
+CREATE OR REPLACE FUNCTION iot_internal.payload_time(at timestamptz) RETURNS text
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	RETURN (to_jsonb(at AT TIME ZONE 'UTC') #>> '{}') || '+00:00';
+END
+$function$;
+
 -- Appends an event about an alarm as it stands now; details are keys of this event alone.
 CREATE OR REPLACE FUNCTION iot_internal.alarm_event(
 	type text, alarm_id uuid, username text, details jsonb) RETURNS void
@@ -74,8 +82,8 @@ BEGIN
 			jsonb_strip_nulls(jsonb_build_object('alarm_id', a.alarm_id,
 				'alarm_rule_id', a.alarm_rule_id, 'rule', a.rule, 'severity', a.severity,
 				'device', d.name, 'parameter', p.name, 'value', a.value, 'unit', p.unit,
-				'message', a.message, 'opened_at', iot_internal.utc_text(a.opened_at),
-				'closed_at', iot_internal.utc_text(a.closed_at), 'assignee', a.assignee,
+				'message', a.message, 'opened_at', iot_internal.payload_time(a.opened_at),
+				'closed_at', iot_internal.payload_time(a.closed_at), 'assignee', a.assignee,
 				'username', alarm_event.username)) || coalesce(details, '{}'))
 		FROM iot.alarm a
 			JOIN iot.device d ON d.device_id = a.device_id

@@ -39,7 +39,7 @@ BEGIN
 	IF $1 IS NULL OR $2 IS NULL OR $3 IS NULL OR $4 IS NULL THEN
 		RAISE EXCEPTION 'device_group, parameter, value and rate must not be null'
 			USING ERRCODE = 'null_value_not_allowed',
-				HINT = 'Only abort_ratio and ttl may be left out.';
+				HINT = 'Only abort_ratio and ttl may be null.';
 	END IF;
 	IF $3 = ANY (ARRAY['NaN', 'Infinity', '-Infinity']::double precision[]) THEN
 		RAISE EXCEPTION 'value is not a finite number'

@@ -8,7 +8,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp A
 #variable_conflict use_column
 BEGIN
 	-- no name reads as a uuid
-	IF manage_device.device ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+	IF manage_device.device ~* '^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})$' THEN
 		manage_device.device_id := manage_device.device::uuid;
 	END IF;
 	SELECT d.device_id, d.name, d.adapter_id

@@ -45,18 +45,23 @@ COMMENT ON FUNCTION iot_internal.registry_changed() IS
 -- Dead letters, a second time.  What was mended meanwhile (a parameter, a device, a label) has its
 -- message taken; what is not stays, with the reason of today.
 CREATE OR REPLACE FUNCTION iot.replay_dead_letter(id bigint) RETURNS text
-LANGUAGE c VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 AS 'MODULE_PATHNAME', 'iot_replay_dead_letter';
 COMMENT ON FUNCTION iot.replay_dead_letter(bigint) IS
 	'take a dead letter''s message in again, at the time when it came; NULL where all of it was taken and the letter is gone, else the reason that it says now';
 
 CREATE OR REPLACE FUNCTION iot.discard_dead_letter(id bigint) RETURNS void
-LANGUAGE plpgsql VOLATILE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	IF NOT iot_internal.is_admin() THEN
 		RAISE EXCEPTION 'permission denied for dead letters'
 			USING ERRCODE = 'insufficient_privilege',
 				HINT = 'A member of iot_admin may discard them.';
+	END IF;
+	IF id IS NULL THEN
+		RAISE EXCEPTION 'id of a dead letter must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'Give the dead_letter_id of a row of iot.dead_letter.';
 	END IF;
 	DELETE FROM iot.dead_letter l WHERE l.dead_letter_id = id;
 	IF NOT FOUND THEN

@@ -222,6 +222,8 @@ DECLARE
 	audiences text[];
 	my_language text;
 	my_time_zone text;
+	-- NULL is no position
+	begin_seq bigint := coalesce(notifications.after_seq, 0);
 	nothing CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
 BEGIN
 	SELECT u.language, u.time_zone INTO my_language, my_time_zone
@@ -230,7 +232,7 @@ BEGIN
 	audiences := ARRAY(
 		WITH used AS MATERIALIZED (
 			SELECT DISTINCT n.audience FROM iot.notification n
-				WHERE n.channel = 'push' AND n.seq > notifications.after_seq
+				WHERE n.channel = 'push' AND n.seq > begin_seq
 					AND n.audience <> 'author')
 		SELECT u.audience FROM used u WHERE iot_internal.in_audience(me, u.audience, NULL));
 	RETURN QUERY
@@ -239,7 +241,7 @@ BEGIN
 				n.username, n.texts IS NOT NULL
 					AND coalesce(my_language, my_time_zone) IS NOT NULL AS varies
 			FROM iot.notification n
-			WHERE n.channel = 'push' AND n.seq > notifications.after_seq
+			WHERE n.channel = 'push' AND n.seq > begin_seq
 				AND (n.audience = ANY (audiences) OR (n.audience = 'author' AND n.username = me))
 	), about AS MATERIALIZED (
 		SELECT DISTINCT a.device_id FROM addressed a

@@ -161,6 +161,17 @@ BEGIN
 		DELETE FROM iot.quiet_hours q WHERE q.app_user_id = me;
 		RETURN;
 	END IF;
+	IF NOT coalesce(cardinality(set_quiet_hours.weekdays) > 0
+			AND set_quiet_hours.weekdays <@ ARRAY[1, 2, 3, 4, 5, 6, 7], false) THEN
+		RAISE EXCEPTION 'weekdays of quiet hours must be days of the week'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Give some of 1 for Monday to 7 for Sunday, or leave them out for all.';
+	END IF;
+	IF set_quiet_hours.allow_red IS NULL THEN
+		RAISE EXCEPTION 'allow_red must not be null'
+			USING ERRCODE = 'null_value_not_allowed',
+				HINT = 'True lets red alarms through, false nothing.';
+	END IF;
 	INSERT INTO iot.quiet_hours (app_user_id, starts, ends, weekdays, allow_red)
 		VALUES (me, set_quiet_hours.starts, set_quiet_hours.ends, set_quiet_hours.weekdays,
 			set_quiet_hours.allow_red)

@@ -103,10 +103,16 @@ DECLARE
 	difference text;
 	made uuid;
 BEGIN
-	IF create_device.name IS NULL OR parameters IS NULL OR array_position(parameters, NULL) IS NOT NULL THEN
+	IF create_device.name IS NULL OR parameters IS NULL
+		OR EXISTS (SELECT FROM unnest(parameters) AS w (parameter) WHERE w.parameter IS NULL) THEN
 		RAISE EXCEPTION 'name and parameters of a device must not be null'
 			USING ERRCODE = 'null_value_not_allowed',
 				HINT = 'A device without parameters has an empty array: ''{}''.';
+	END IF;
+	IF array_ndims(parameters) > 1 THEN
+		RAISE EXCEPTION 'parameters of a device must be a list of names'
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Give an array of one dimension, such as ARRAY[''temperature'', ''valve''].';
 	END IF;
 	IF wanted_group IS NULL THEN
 		RAISE EXCEPTION 'device group "%" does not exist', device_group

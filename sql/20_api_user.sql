@@ -182,7 +182,8 @@ BEGIN
 	END IF;
 	IF made IS NULL THEN
 		RAISE EXCEPTION 'user "%" already exists', username
-			USING ERRCODE = 'unique_violation', HINT = 'Choose another name.';
+			USING ERRCODE = 'unique_violation',
+				HINT = 'Choose another name; whoever is there gets another password by iot.reset_password().';
 	END IF;
 	INSERT INTO iot.app_user_secret (app_user_id, password_hash)
 		VALUES (made, iot_internal.hash_password(password));

@@ -4,10 +4,11 @@
 CREATE OR REPLACE FUNCTION iot_internal.viewable_device(device text) RETURNS uuid
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
+	me text := iot_internal.current_username();
 	found_id uuid;
 BEGIN
 	-- a device's name never reads as a uuid
-	IF device ~* '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' THEN
+	IF device ~* '^([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32})$' THEN
 		SELECT d.device_id INTO found_id FROM iot.device d WHERE d.device_id = device::uuid;
 	ELSE
 		SELECT d.device_id INTO found_id FROM iot.device d WHERE d.name = device;
@@ -18,9 +19,11 @@ BEGIN
 				HINT = 'Give the name or the id of a row of iot.device.';
 	END IF;
 	IF NOT iot_internal.is_admin()
-		AND NOT iot.may(iot_internal.current_username(), found_id, 'view') THEN
+		AND NOT iot.may(me, found_id, 'view') THEN
 		RAISE EXCEPTION 'permission denied for device "%"', device
 			USING ERRCODE = 'insufficient_privilege',
+				DETAIL = CASE WHEN me IS NULL THEN 'The session names no user.'
+					ELSE format('User "%s" lacks level "view" on the device''s group.', me) END,
 				HINT = 'Levels are granted in iot.access_grant, from user group to device group.';
 	END IF;
 	RETURN found_id;

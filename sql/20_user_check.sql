@@ -50,6 +50,11 @@ BEGIN
 			MESSAGE = format('invalid email of user "%s"', NEW.username),
 			HINT = 'Write "name@example.org", in ASCII; leave it NULL where there is none.';
 	END IF;
+	IF NEW.role <> ALL (ARRAY['iot_viewer', 'iot_operator', 'iot_admin']) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('invalid role "%s" of user "%s"', left(NEW.role, 100), NEW.username),
+			HINT = 'Roles are "iot_viewer", "iot_operator" and "iot_admin".';
+	END IF;
 	PERFORM iot_internal.check_language(NEW.language);
 	PERFORM iot_internal.check_time_zone(
 		NEW.time_zone, CASE WHEN TG_OP = 'UPDATE' THEN OLD.time_zone END);

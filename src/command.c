@@ -366,7 +366,7 @@ send_command(FunctionCallInfo fcinfo, bool is_word)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("%s must not be null",
 							required[i] ? required[i] : is_word ? "word" : "value"),
-					 errhint("Only expected, request_id and ttl may be left out.")));
+					 errhint("Only expected, request_id and ttl may be null.")));
 	}
 	parameter = PG_GETARG_TEXT_PP(1);
 	request.action = text_to_cstring(PG_GETARG_TEXT_PP(3));

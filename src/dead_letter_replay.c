@@ -145,15 +145,24 @@ record(const IotIngestAck *ack)
 		strcmp(TextDatumGetCString(column(1, &isnull)), "unknown") != 0;
 }
 
-/* iot.replay_dead_letter(id bigint) returns text; VOLATILE STRICT, SECURITY DEFINER. */
+/*
+ * iot.replay_dead_letter(id bigint) returns text; VOLATILE, SECURITY DEFINER.  Not STRICT: NULL is the
+ * answer that all of a letter was taken.
+ */
 Datum
 iot_replay_dead_letter(PG_FUNCTION_ARGS)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Letter		letter = {.id = PG_GETARG_INT64(0)};
+	Letter		letter = {0};
 	IotIngestResult result;
 	text	   *reason = NULL;
 
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("id of a dead letter must not be null"),
+				 errhint("Give the dead_letter_id of a row of iot.dead_letter.")));
+	letter.id = PG_GETARG_INT64(0);
 	if (!iot_is_admin())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -58,7 +58,8 @@ hint_for(IotReason reason)
 		case IOT_REASON_NOT_FINITE:
 			return "A measurement is a finite double precision number.";
 		case IOT_REASON_WRONG_TYPE:
-			return "A value is a number, or one of the words in the labels of its parameter.";
+			return "Send {\"temperature\":21.5}, {\"ts\":1732310400000,\"values\":{…}}, or an array of these; "
+				"a value is a number, or one of the words in the labels of its parameter.";
 		default:
 			return "Send {\"temperature\":21.5}, {\"ts\":1732310400000,\"values\":{…}}, or an array of these.";
 	}
@@ -108,7 +109,7 @@ check_arguments(FunctionCallInfo fcinfo)
 			ereport(ERROR,
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("argument \"%s\" must not be null", names[i]),
-					 errhint("Only \"ts\" may be left out; it is then the time of the transaction.")));
+					 errhint("\"ts\" may be left out; it is then the time of the transaction.")));
 	}
 	if (TIMESTAMP_NOT_FINITE(PG_GETARG_TIMESTAMPTZ(2)))
 		ereport(ERROR,

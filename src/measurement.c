@@ -185,7 +185,8 @@ next_row(Rows *rows, IotSensorKey *key, TimestampTz *ts, double *value, Timestam
 	if (TIMESTAMP_NOT_FINITE(*ts))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_FIELD_OVERFLOW),
-				 errmsg("time of a measurement must be finite")));
+				 errmsg("time of a measurement must be finite"),
+				 errhint("Give the time at which the device measured.")));
 	if (minute != NULL)
 		*minute = iot_rollup_minute(*ts);
 	if (*ts > rows->newest_allowed)

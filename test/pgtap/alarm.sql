@@ -303,6 +303,10 @@ SELECT results_eq(format($$SELECT type, payload ->> 'username', coalesce(payload
 		('alarm.commented', 'anna', 'looks bad'), ('alarm.assigned', 'anna', 'bert'),
 		('alarm.closed', 'anna', 'valve replaced'), ('alarm.assigned', 'anna', NULL)$$,
 	'and each is an event, once');
+SELECT is((SELECT array_agg(DISTINCT payload ->> 'opened_at') FROM iot.event WHERE aggregateid = :'alarm'),
+	ARRAY[(SELECT to_char(at(0) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"+00:00"'))], 'all of them say when it opened');
+SELECT is((SELECT (payload ->> 'closed_at')::timestamptz FROM iot.event WHERE aggregateid = :'alarm' AND type = 'alarm.closed'),
+	(SELECT closed_at FROM iot.alarm WHERE alarm_id = :'alarm'), 'and when it closed, to the microsecond');
 SELECT feed('boiler', '1 91') \g /dev/null
 SELECT is((SELECT count(*) FROM iot.open_alarm), 1::bigint,
 	'a measurement that is still bad opens another alarm');

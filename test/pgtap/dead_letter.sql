@@ -40,6 +40,8 @@ SELECT results_eq('SELECT p.name, m.value FROM iot.measurement m JOIN iot.parame
 SELECT is((SELECT count(DISTINCT ts) FROM iot.measurement), 1::bigint, 'at the time of arrival');
 SELECT throws_ok(format('SELECT iot.replay_dead_letter(%s)', :letter), '42704',
 	format('dead letter %s does not exist', :letter), 'it cannot be replayed twice');
+SELECT throws_ok(format('SELECT iot.%s(NULL)', f), '22004', 'id of a dead letter must not be null',
+	'no letter is none that was taken') FROM unnest(ARRAY['replay_dead_letter', 'discard_dead_letter']) AS f;
 
 -- the reason is that of today
 SELECT take('iot/pump/telemetry', '{"pressure":"high"}') AS letter \gset

@@ -256,6 +256,7 @@ SELECT iot.ingest('kiln', jsonb_build_object('ts', :'t'::timestamptz, 'values', 
 SELECT results_eq($$SELECT * FROM iot.last_values('kiln')$$, format($$VALUES ('humidity', 40::float8, '%%', %1$L::timestamptz),
 	('temperature', 7, '°C', %1$L::timestamptz + interval '2 s')$$, :'t'), 'a late value changes no current one');
 SELECT results_eq(format('SELECT * FROM iot.last_values(%L)', :'kiln'), $$SELECT * FROM iot.last_values('kiln')$$, 'by its id too');
+SELECT results_eq(format('SELECT * FROM iot.last_values(%L)', replace(:'kiln', '-', '')), $$SELECT * FROM iot.last_values('kiln')$$, 'and without dashes');
 
 -- retention: minutes go before hours, measurements before both, and what is there stays right
 UPDATE iot.retention SET keep = '30 hours' WHERE relation = 'rollup_minute';

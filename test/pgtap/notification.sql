@@ -2,7 +2,7 @@
 -- In a database of its own, without workers and without a transaction around all: the log shows an
 -- event to no one before its commit.
 SET client_min_messages TO warning;
-SELECT plan(122);
+SELECT plan(123);
 
 INSERT INTO iot.parameter (name, unit) VALUES ('t-temperature', '°C');
 INSERT INTO iot.device_group (name) VALUES ('t-plant'), ('t-lab');
@@ -185,6 +185,7 @@ SELECT is(iot.mark_notifications_read(1000000000), (SELECT max(seq) FROM iot.not
 	'nor beyond what exists');
 SELECT throws_ok('SELECT iot.mark_notifications_read(-1)', '22023', NULL, 'a negative position');
 SELECT throws_ok('SELECT iot.mark_notifications_read(NULL)', '22023', NULL, 'no position');
+SELECT results_eq('SELECT seq FROM iot.notifications(NULL)', 'SELECT seq FROM iot.notifications()', 'NULL is no position');
 SELECT is_empty(format('SELECT * FROM iot.notifications(%s)', (SELECT max(seq) FROM iot.notification)),
 	'nothing after the last');
 SELECT pg_temp.as_user('t-carl');

@@ -78,8 +78,10 @@ RESET ROLE;
 SELECT throws_ok($$SELECT iot.mute(device_group => 'none')$$, '42704', 'device group "none" does not exist, or nothing in it may be viewed', 'no such group');
 SELECT throws_ok($$SELECT iot.mute(device => 'boiler', device_group => 'lab')$$, '22023', NULL, 'two scopes');
 SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', NULL)$$, '22023', NULL, 'quiet hours without an end');
-SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', '06:00', '{0}')$$, '23514', NULL, 'a day that is none');
-SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', '06:00', '{}')$$, '23514', NULL, 'no days');
+SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', '06:00', '{0}')$$, '22023', 'weekdays of quiet hours must be days of the week', 'a day that is none');
+SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', '06:00', '{}')$$, '22023', 'weekdays of quiet hours must be days of the week', 'no days');
+SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', '06:00', '{1,NULL}')$$, '22023', 'weekdays of quiet hours must be days of the week', 'a day that is not known');
+SELECT throws_ok($$SELECT iot.set_quiet_hours('22:00', '06:00', allow_red => NULL)$$, '22004', NULL, 'neither red alarms nor none');
 
 -- 3. quiet hours: local times, weekdays, midnight, and the changes of the clock
 SELECT is(iot_internal.quiet_until(s, e, d, z, a::timestamptz), u::timestamptz, what)

@@ -88,6 +88,12 @@ SELECT throws_ok($$SELECT iot.create_device('x', '{}', adapter => 'a')$$, '42704
 SELECT throws_ok($$SELECT iot.create_device(NULL, '{}')$$, '22004', NULL, 'a name is needed');
 SELECT throws_ok($$SELECT iot.create_device('x', NULL)$$, '22004', NULL, 'parameters are needed');
 SELECT throws_ok($$SELECT iot.create_device('x', ARRAY['valve', NULL])$$, '22004', NULL, 'each of them');
+SELECT throws_ok($$SELECT iot.create_device('x', ARRAY[['valve', 'temperature']])$$, '22023',
+	'parameters of a device must be a list of names', 'not a table');
+SELECT throws_ok($$INSERT INTO iot.adapter (name, kind) VALUES ('a/b', 'modbus')$$, '22023',
+	'invalid name of an adapter: "a/b"');
+SELECT throws_ok($$INSERT INTO iot.app_user (username, role) VALUES ('x', 'postgres')$$, '22023',
+	'invalid role "postgres" of user "x"');
 SELECT throws_ok($$SELECT iot.create_device('a/b', '{}')$$, '22023', 'invalid name of a device: "a/b"');
 SELECT throws_ok($$SELECT iot.create_device('+', '{}')$$, '22023', NULL, 'a wildcard is no name');
 SELECT throws_ok($$SELECT iot.create_device('7d3b1e0c-0000-0000-0000-0000000000ab', '{}')$$, '22023',
