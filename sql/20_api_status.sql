@@ -44,12 +44,12 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS 
 	WHERE NOT EXISTS (SELECT FROM slot s WHERE s.name = w.name)
 $function$;
 
--- Sessions of push daemons in this database.
+-- Push daemons of this database: each has one session that listens, and others for users' requests.
 CREATE OR REPLACE FUNCTION iot_internal.push_sessions() RETURNS bigint
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 	SELECT count(*) FROM pg_stat_activity s JOIN pg_roles r ON r.oid = s.usesysid
 	WHERE s.datname = current_database() AND NOT r.rolsuper
-		AND pg_has_role(r.oid, 'iot_pushd', 'USAGE')
+		AND s.application_name <> 'iot-pushd requests' AND pg_has_role(r.oid, 'iot_pushd', 'USAGE')
 $function$;
 
 -- Bytes of a table with its indexes and partitions.
@@ -115,8 +115,8 @@ BEGIN
 			WHERE d.status = 'FAILED' AND d.created_at > now() - interval '1 day'
 			GROUP BY d.channel ORDER BY d.channel LOOP
 		RETURN QUERY VALUES ('warning',
-			format('%s deliveries of the channel "%s" were given up in the last day: %s', row.failed,
-				row.channel, row.error),
+			format('deliveries of the channel "%s" were given up in the last day, %s in all: %s',
+				row.channel, row.failed, row.error),
 			'See iot.delivery; set status = ''PENDING'', attempts = 0, next_attempt_at = now() to try again.');
 	END LOOP;
 END
@@ -147,7 +147,8 @@ BEGIN
 			RETURN QUERY VALUES ('error',
 				format('database "%s" is not in "iot.databases": no worker runs for it',
 					current_database()),
-				format('ALTER SYSTEM SET iot.databases = %s; SELECT pg_reload_conf();',
+				-- as one text: the quotation marks of a name would be lost in a list
+				format('ALTER SYSTEM SET iot.databases = %L; SELECT pg_reload_conf();',
 					concat_ws(', ', nullif(databases, ''), quote_ident(current_database()))));
 		END IF;
 	END IF;
@@ -271,6 +272,15 @@ BEGIN
 	IF EXISTS (SELECT FROM iot.device) AND NOT EXISTS (SELECT FROM iot.adapter a WHERE a.enabled) THEN
 		RETURN QUERY VALUES ('warning', 'there are devices and no adapter is enabled',
 			'UPDATE iot.adapter SET url = ..., enabled = true WHERE name = ...;');
+	ELSE
+		FOR row IN SELECT a.name, count(*) AS devices
+				FROM iot.adapter a JOIN iot.device d ON d.adapter_id = a.adapter_id AND d.enabled
+				WHERE NOT a.enabled GROUP BY a.name ORDER BY a.name LOOP
+			RETURN QUERY VALUES ('warning',
+				format('adapter "%s" is disabled, and what is sent to its devices is not taken up: %s',
+					row.name, row.devices),
+				'Set "enabled" of its row in iot.adapter, or move or disable the devices.');
+		END LOOP;
 	END IF;
 	IF current_setting('fsync') = 'off' OR current_setting('full_page_writes') = 'off' THEN
 		RETURN QUERY VALUES ('warning', 'what is acknowledged to devices may be lost in a crash',
@@ -314,17 +324,23 @@ BEGIN
 			format('measurements were rolled up last at %s', coalesce(row.stepped_at::text, 'no time')),
 			'History is right all the same, only slower. The notifier does it, or CALL iot.maintain();.');
 	END IF;
-	FOR row IN SELECT l.* FROM iot_internal.consumer_lag() l
+	FOR row IN SELECT l.*, a.name AS adapter, a.kind
+		FROM iot_internal.consumer_lag() l
+			LEFT JOIN iot.adapter a ON 'adapter:' || a.adapter_id::text = l.name
 		WHERE l.live AND l.lag_seconds > 60 ORDER BY l.name LOOP
-		RETURN QUERY VALUES ('warning', format('consumer "%s" is %s s and %s events behind', row.name,
+		RETURN QUERY VALUES ('warning', format('%s is %s s behind in the log, events that wait: %s',
+			CASE WHEN row.adapter IS NULL THEN format('consumer "%s"', row.name)
+				ELSE format('adapter "%s"', row.adapter) END,
 			round(row.lag_seconds::numeric), row.lag_events),
-			'See whether its worker runs; a consumer that is no more is deleted from iot.consumer.');
+			CASE WHEN row.kind <> 'mqtt' THEN 'See whether its program runs and calls iot.adapter_poll().'
+				WHEN row.adapter IS NOT NULL THEN 'See whether its worker runs.'
+				ELSE 'See whether its worker runs; a consumer that is no more is deleted from iot.consumer.' END);
 	END LOOP;
 	amount := (SELECT count(*) FROM iot.command c
 		WHERE c.finished_at IS NULL AND c.status = 'COMMITTED'
 			AND c.deadline < now() - interval '10 s');
 	IF amount > 0 THEN
-		RETURN QUERY VALUES ('error', format('%s commands are past their deadline and not final', amount),
+		RETURN QUERY VALUES ('error', format('commands are past their deadline and not final: %s', amount),
 			'The notifier ends them: see why it does not.');
 	END IF;
 	IF iot_internal.push_sessions() = 0 AND EXISTS (SELECT FROM iot.delivery d
@@ -336,7 +352,7 @@ BEGIN
 	RETURN QUERY SELECT c.severity, c.finding, c.hint FROM iot_internal.check_alarm_rules() AS c;
 	FOR row IN SELECT l.reason, count(*) AS letters FROM iot.dead_letter l
 		WHERE l.created_at > now() - interval '1 hour' GROUP BY l.reason ORDER BY l.reason LOOP
-		RETURN QUERY VALUES ('warning', format('%s messages of the last hour are dead letters: %s',
+		RETURN QUERY VALUES ('warning', format('messages of the last hour are dead letters: %s %s',
 			row.letters, row.reason), 'Look at iot.dead_letter.');
 	END LOOP;
 END

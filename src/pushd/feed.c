@@ -368,6 +368,7 @@ tick(lws_sorted_usec_list_t *timer)
 }
 
 static const PgUse feed_use = {
+	.application = "iot-pushd",
 	.setup = setup_sql,
 	.trouble = "database is away",
 	.connected = feed_connected,

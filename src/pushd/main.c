@@ -300,6 +300,11 @@ read_options(int argc, char **argv)
 	}
 	if (optind != argc || (conninfo == NULL && options.n_cells == 0) || options.n_key_files == 0)
 	{
+		if (optind != argc)
+			fprintf(stderr, "iot-pushd: \"%s\" belongs to no option\n", argv[optind]);
+		else
+			fprintf(stderr, "iot-pushd: %s is missing\n",
+					options.n_key_files == 0 ? "--jwt-key-file" : "--conninfo");
 		usage(stderr);
 		return 2;
 	}

@@ -181,7 +181,7 @@ connect_start(lws_sorted_usec_list_t *timer)
 	Pg		   *pg = lws_container_of(timer, Pg, timer);
 	const char *keywords[] = {"application_name", "tcp_user_timeout", "dbname",
 	"client_encoding", NULL};
-	const char *values[] = {"iot-pushd", "15000", pg->conninfo, "UTF8", NULL};
+	const char *values[] = {pg->use->application, "15000", pg->conninfo, "UTF8", NULL};
 
 	pg->state = PG_CONNECTING;
 	pg->conn = PQconnectStartParams(keywords, values, 1);

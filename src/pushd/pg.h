@@ -25,6 +25,7 @@ typedef struct Pg Pg;
 /* What a connection is for; its owner is told of it. */
 typedef struct PgUse
 {
+	const char *application;	/* name of the session, by which iot.status() counts daemons */
 	const char *setup;			/* statements that begin a session */
 	const char *trouble;		/* begins a line of the log about an error */
 	void		(*connected) (void *owner);

@@ -66,6 +66,7 @@ static void pump(void *owner);
 static void disconnected(void *owner);
 
 static const PgUse request_use = {
+	.application = "iot-pushd requests",
 	.setup = setup_sql,
 	.trouble = "request",
 	.connected = pump,

@@ -19,6 +19,18 @@ $iot->parameter('temperature', min => 0, max => 100);
 $iot->device($_, ['temperature']) foreach qw(boiler-1 silent);
 like(findings(), qr/^warning: there are devices and no adapter is enabled/m, 'no adapter');
 
+# one that is served by a program, and the one of the devices still disabled
+$iot->psql(q{INSERT INTO iot.adapter (name, kind) VALUES ('modbus', 'modbus')});
+unlike(findings(), qr/no adapter is enabled/, 'an adapter is enabled');
+like(findings(), qr/^warning: adapter "mqtt" is disabled, and what is sent to its devices is not taken up: 2 ->/m,
+	'but not that of the devices');
+my $modbus = $iot->psql(q{SELECT iot.create_device('inverter', '{temperature}', adapter => 'modbus')});
+$iot->psql(q{SELECT iot.send_command('inverter', 'temperature', 20, ttl => '1 h');
+	UPDATE iot.event SET created_at = created_at - interval '2 minutes'});
+like(findings(), qr/^warning: adapter "modbus" is 1\d\d s behind in the log, events that wait: 1 -> See whether its program runs/m,
+	'whose program does not ask, by its name');
+$iot->psql(qq{DELETE FROM iot.device WHERE device_id = '$modbus'; DELETE FROM iot.adapter WHERE name = 'modbus'});
+
 # no broker yet
 $iot->psql(q{UPDATE iot.adapter SET url = 'mqtt://127.0.0.1:1', enabled = true});
 $iot->poll(q{SELECT EXISTS (SELECT FROM iot.check() c
@@ -59,7 +71,7 @@ cmp_ok($status->{counters}{rejected}, '==', 1, 'a value was rejected');
 cmp_ok($status->{sizes}{event}, '>', 0, 'sizes');
 is($status->{version}{tables}, $status->{version}{functions}, 'versions');
 like($status->{maintenance}{partitions_until}, qr/^\d{4}-\d\d-\d\dT00:00:00/, 'maintenance');
-like(findings(), qr/^warning: 1 messages of the last hour are dead letters: unknown_device/m,
+like(findings(), qr/^warning: messages of the last hour are dead letters: 1 unknown_device/m,
 	'the doctor names dead letters');
 like(findings(), qr/^warning: notifications wait and no push daemon is connected/m,
 	'and that nobody delivers');
@@ -98,7 +110,18 @@ $iot->psql("ALTER SYSTEM SET iot.databases = 'other'");
 $iot->psql('SELECT pg_reload_conf()');
 $iot->poll(q{SELECT EXISTS (SELECT FROM iot.check() c WHERE c.severity = 'error'
 	AND c.finding LIKE 'database "iot" is not in "iot.databases"%'
-	AND c.hint LIKE 'ALTER SYSTEM SET iot.databases = other, iot;%')});
+	AND c.hint LIKE 'ALTER SYSTEM SET iot.databases = ''other, iot'';%')});
 pass('a database that is not served, and the statement that changes it');
+
+# that statement as it stands, for a name that has to be quoted
+$iot->psql("ALTER SYSTEM SET iot.databases = 'iot'");
+$iot->psql('SELECT pg_reload_conf()');
+$iot->create_database('Plant north');
+my $north = IotTest->from_node($iot->node, 'Plant north');
+$north->poll(q{SELECT count(*) = 1 FROM iot.check() c WHERE c.hint LIKE 'ALTER SYSTEM%'});
+my @statements = split /; */, $north->psql(q{SELECT c.hint FROM iot.check() c WHERE c.hint LIKE 'ALTER SYSTEM%'});
+$north->psql($_) foreach @statements;
+$north->poll(q{SELECT count(*) = 1 FROM iot_internal.workers() w WHERE w.kind = 'notifier' AND w.pid IS NOT NULL});
+pass('a database whose name has to be quoted is served by the statement that the doctor gives');
 
 done_testing();

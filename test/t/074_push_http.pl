@@ -196,10 +196,10 @@ like($out, qr/--$_\b/, "... tells of --$_")
   foreach qw(listen conninfo jwt-key-file jwt-aud allow-origin www tls-cert tls-key);
 foreach my $case (
 	[ 2, qr/Usage/, 'no settings' ],
-	[ 2, qr/Usage/, 'no key', '--conninfo', 'dbname=x' ],
-	[ 2, qr/Usage/, 'no database', '--jwt-key-file', $key ],
+	[ 2, qr/--jwt-key-file is missing\nUsage/, 'no key', '--conninfo', 'dbname=x' ],
+	[ 2, qr/--conninfo is missing\nUsage/, 'no database', '--jwt-key-file', $key ],
 	[ 2, qr/Usage/, 'an unknown option', '--nonsense' ],
-	[ 2, qr/Usage/, 'a word', '--conninfo', 'dbname=x', '--jwt-key-file', $key, 'word' ],
+	[ 2, qr/"word" belongs to no option\nUsage/, 'a word', '--conninfo', 'dbname=x', '--jwt-key-file', $key, 'word' ],
 	[ 2, qr/missing "="/, 'a connection string that is none', '--conninfo', 'nonsense',
 		'--jwt-key-file', $key ],
 	[ 2, qr/password on the command line/, 'a password', '--conninfo', 'dbname=x password=hush',

@@ -55,6 +55,8 @@ my $bert = $push->connect('bert');
 my $me = query($anna, 'me');
 is("$me->{user} $me->{role} $me->{devices} $me->{open_alarms}", 'anna iot_operator 5 1', 'who am I');
 is(names(query($anna, 'fleet')), 'boiler-1 boiler-2 boiler-3 boiler-4 boiler-5', 'her devices');
+is($iot->psql(q{SELECT count(*) > 1, iot.status() #>> '{connections,push_daemons}'
+	FROM pg_stat_activity WHERE usename = 'push_daemon'}), 't|1', 'one daemon, however many sessions it has');
 my $page = query($anna, 'fleet', { limit => 2 });
 is(names($page), 'boiler-1 boiler-2', 'a page of them');
 ok($page->{more}, '... which says that there are more');
