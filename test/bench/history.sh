@@ -4,7 +4,7 @@
 # takes on disk.
 #
 #   BENCH_ROWS=2000000      of the big table, in series of 2000; 50000000 for that of the goal, which
-#                           takes an hour and 12 GB below TMPDIR
+#                           takes half an hour and 15 GB below TMPDIR
 #
 # Workers rest meanwhile: what they roll up beside a read would be measured with it.
 
