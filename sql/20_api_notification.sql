@@ -24,7 +24,8 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 		'command_id', 'request_id', 'parameter', 'action', 'value', 'target_value',
 		'previous_value', 'unit', 'version', 'attempts', 'superseded', 'error', 'reason',
 		'alarm_id', 'alarm_rule_id', 'rule', 'severity', 'previous_severity', 'message', 'opened_at',
-		'changed_at', 'closed_at', 'comment', 'assignee', 'errors', 'failed_at', 'step', 'reminder']
+		'changed_at', 'closed_at', 'comment', 'assignee', 'errors', 'failed_at', 'step', 'reminder',
+		'command_batch_id', 'device_group', 'total', 'ended', 'failed', 'consumer', 'partition']
 $$;
 
 -- Raises an error for a template that names what no event has.

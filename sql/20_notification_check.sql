@@ -211,6 +211,29 @@ BEGIN
 END
 $function$;
 
+-- Raises an error for a channel that there is not, and for reminders that come too often or for ever.
+CREATE OR REPLACE FUNCTION iot_internal.check_telling(
+	what text, channel text, remind_every interval, remind_max integer) RETURNS void
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $function$
+BEGIN
+	IF channel <> ALL (ARRAY['push', 'email', 'webhook']) THEN
+		RAISE EXCEPTION 'invalid channel "%" of %', left(channel, 100), what
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'Channels are "push", "email" and "webhook".';
+	END IF;
+	IF NOT remind_every BETWEEN interval '1 minute' AND interval '30 days' THEN
+		RAISE EXCEPTION 'remind_every of % is out of range', what
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'It is between 1 minute and 30 days, or NULL for no reminders.';
+	END IF;
+	IF NOT remind_max BETWEEN 1 AND 1000 THEN
+		RAISE EXCEPTION 'remind_max of % is out of range', what
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'It is between 1 and 1000; without reminders leave "remind_every" NULL.';
+	END IF;
+END
+$function$;
+
 -- Raises an error for words that no notification can have.
 CREATE OR REPLACE FUNCTION iot_internal.check_notification_words(rule text, title text, body text)
 RETURNS void
@@ -247,6 +270,8 @@ BEGIN
 			USING ERRCODE = 'invalid_parameter_value',
 				HINT = 'Write an event type such as "adapter.value_set_sent"; "*" stands for any characters, as in "alarm.*".';
 	END IF;
+	PERFORM iot_internal.check_telling(format('notification rule "%s"', NEW.name), NEW.channel, NEW.remind_every,
+		NEW.remind_max);
 	PERFORM iot_internal.check_audience(NEW.channel, NEW.audience);
 	PERFORM iot_internal.check_notification_words(NEW.name, NEW.title, NEW.body);
 	IF NEW.remind_every IS NOT NULL OR EXISTS (SELECT FROM iot.escalation_step s
@@ -260,6 +285,17 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.check_escalation_step() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+	IF NOT NEW.step BETWEEN 1 AND 100 THEN
+		RAISE EXCEPTION 'step % of an escalation is out of range', NEW.step
+			USING ERRCODE = 'invalid_parameter_value', HINT = 'Steps are numbered from 1 to 100.';
+	END IF;
+	IF NOT NEW.after BETWEEN interval '1 s' AND interval '30 days' THEN
+		RAISE EXCEPTION 'time of escalation step % is out of range', NEW.step
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = '"after" is between 1 second and 30 days since the event.';
+	END IF;
+	PERFORM iot_internal.check_telling(format('escalation step %s', NEW.step), NEW.channel, NEW.remind_every,
+		NEW.remind_max);
 	PERFORM iot_internal.check_audience(NEW.channel, NEW.audience);
 	PERFORM iot_internal.check_escalates(r.name, r.event)
 		FROM iot.notification_rule r WHERE r.notification_rule_id = NEW.notification_rule_id;

@@ -104,6 +104,11 @@ SELECT is(answer(:'batch', false, 1), 1::bigint, 'another one refuses');
 SELECT is(pass(:'batch', '1 s'), 0, 'it is aborted');
 SELECT is(progress(:'batch'), 'ABORTED 0 2 6 3 9', 'the rest is not sent, what was sent is waited for');
 SELECT is(batch_events(:'batch'), 'command_batch.aborted', 'which is an event');
+INSERT INTO iot.notification_rule (name, event, title)
+	VALUES ('batches', 'command_batch.aborted', '{parameter} of {device_group}: {failed} of {ended} failed, {total} in all');
+SELECT iot_internal.notify_events(10000) \g /dev/null
+SELECT is((SELECT title FROM iot.notification WHERE event = 'command_batch.aborted'),
+	'valve of field: 3 of 9 failed, 20 in all', 'that can be told in full');
 SELECT is(poll(), 1::bigint, 'the one on its way');
 SELECT is(answer(:'batch', true), 2::bigint, '... is answered like the other');
 SELECT is(pass(:'batch', '1 s'), 0, '... after the end');

@@ -20,7 +20,7 @@ UPDATE iot.notification_rule SET enabled = false;
 SELECT throws_ok($$INSERT INTO iot.notification_rule (name, event, title, remind_every) VALUES ('x', 'device.offline', 'x', '5 min')$$,
 	'22023', 'notification rule "x" can neither remind nor escalate', 'nobody acknowledges a device');
 SELECT throws_ok(format($$INSERT INTO iot.notification_rule (name, event, title, remind_every, remind_max)
-		VALUES ('x', 'alarm.opened', 'x', %L, %L)$$, every, most), '23514', NULL, every || ' ' || most)
+		VALUES ('x', 'alarm.opened', 'x', %L, %L)$$, every, most), '22023', NULL, every || ' ' || most)
 	FROM (VALUES ('59 s', 1), ('31 days', 1), ('1 min', 0), ('1 min', 1001)) AS v(every, most);
 INSERT INTO iot.notification_rule (name, event, audience, title, body) VALUES
 	('r', 'alarm.opened', 'group:crew', '{device} {severity}', 'step {step} reminder {reminder}: {message}'),
@@ -30,9 +30,9 @@ PREPARE step (text, int, interval, text, text) AS
 	SELECT notification_rule_id, $2, $3, $4, $5 FROM iot.notification_rule WHERE name = $1;
 SELECT throws_ok(format('EXECUTE step(%L, %s, %L, %L, %L)', rule, step, after, channel, audience), state, message, title)
 	FROM (VALUES
-		('r', 0, '5 min', 'push', 'viewers', '23514', NULL, 'steps begin with 1'),
-		('r', 1, '0 s', 'push', 'viewers', '23514', NULL, 'a step takes its time'),
-		('r', 1, '5 min', 'pigeon', 'viewers', '23514', NULL, 'unknown channel'),
+		('r', 0, '5 min', 'push', 'viewers', '22023', 'step 0 of an escalation is out of range', 'steps begin with 1'),
+		('r', 1, '0 s', 'push', 'viewers', '22023', 'time of escalation step 1 is out of range', 'a step takes its time'),
+		('r', 1, '5 min', 'pigeon', 'viewers', '22023', 'invalid channel "pigeon" of escalation step 1', 'unknown channel'),
 		('r', 1, '5 min', 'push', 'group:none', '42704', 'user group "none" does not exist', 'unknown group'),
 		('r', 1, '5 min', 'email', 'webhook:pager', '22023', 'audience "webhook:pager" does not fit channel "email"', 'no mail to webhooks'),
 		('other', 1, '5 min', 'push', 'viewers', '22023', 'notification rule "other" can neither remind nor escalate', 'devices do not escalate'))

@@ -65,7 +65,8 @@ SELECT throws_ok($$EXECUTE rule('a b', 'push', 'viewers', 'x')$$, '22023',
 	'invalid event pattern "a b"', 'pattern with a blank');
 SELECT throws_ok($$EXECUTE rule('', 'push', 'viewers', 'x')$$, '22023',
 	'invalid event pattern ""', 'empty pattern');
-SELECT throws_ok($$EXECUTE rule('a', 'pigeon', 'viewers', 'x')$$, '23514', NULL, 'unknown channel');
+SELECT throws_ok($$EXECUTE rule('a', 'pigeon', 'viewers', 'x')$$, '22023',
+	'invalid channel "pigeon" of notification rule "t-bad"', 'unknown channel');
 SELECT throws_ok($$EXECUTE rule('a', 'push', 'everybody', 'x')$$, '22023',
 	'invalid audience "everybody"', 'unknown audience');
 SELECT throws_ok($$EXECUTE rule('a', 'push', 'user:t-nobody', 'x')$$, '42704',
