@@ -42,7 +42,8 @@ BEGIN
 			OR NOT option::integer BETWEEN low AND high THEN
 			RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 				MESSAGE = format('invalid option "%s" of %s: %s', key, what, option),
-				HINT = format('It is a whole number from %s to %s.', low, high);
+				HINT = format('It is a whole number%s from %s to %s.', CASE key WHEN 'keepalive' THEN ' of seconds'
+					WHEN 'batch_time' THEN ' of milliseconds' ELSE '' END, low, high);
 		END IF;
 	ELSIF key = 'protocol' THEN
 		IF string IS NULL OR string <> ALL (ARRAY['5', '3.1.1']) THEN

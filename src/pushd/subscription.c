@@ -58,16 +58,16 @@ measure_words(const cJSON *list, bool patterns, int *n, size_t *bytes)
 	const cJSON *item;
 
 	*n = 0;
-	if (list == NULL)
+	if (list == NULL || cJSON_IsNull(list))
 		return NULL;
 	if (!cJSON_IsArray(list))
-		return "events, devices and groups must be arrays of strings";
+		return "events, devices and groups must be arrays of strings of 1 to 256 bytes";
 	cJSON_ArrayForEach(item, list)
 	{
 		size_t		len = cJSON_IsString(item) ? strlen(item->valuestring) : 0;
 
 		if (len == 0 || len > MAX_WORD)
-			return "events, devices and groups must be arrays of strings";
+			return "events, devices and groups must be arrays of strings of 1 to 256 bytes";
 		if (patterns && !iot_glob_valid(item->valuestring, len))
 			return "an event pattern is not valid";
 		*bytes += sizeof(char *) + len + 1;

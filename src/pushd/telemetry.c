@@ -179,12 +179,12 @@ take_words(cJSON *question, const cJSON *request, const char *name, bool *given)
 	if (list == NULL || cJSON_IsNull(list))
 		return NULL;
 	if (!cJSON_IsArray(list) || cJSON_GetArraySize(list) > MAX_WORDS)
-		return "devices, groups and parameters must be arrays of at most 1024 strings";
+		return "devices, groups and parameters must be arrays of at most 1024 strings of 1 to 256 bytes";
 	cJSON_ArrayForEach(item, list)
 	{
 		if (!cJSON_IsString(item) || item->valuestring[0] == '\0' ||
 			strlen(item->valuestring) > MAX_WORD)
-			return "devices, groups and parameters must be arrays of at most 1024 strings";
+			return "devices, groups and parameters must be arrays of at most 1024 strings of 1 to 256 bytes";
 		*given = true;
 	}
 	if (*given)

@@ -329,6 +329,13 @@ SELECT is(array_agg(format('%s.%s', a.attrelid::regclass, a.attname) ORDER BY a.
 	WHERE c.relnamespace = 'iot'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND NOT c.relispartition
 		AND a.attnum > 0 AND NOT a.attisdropped AND has_column_privilege('iot_operator', c.oid, a.attnum, 'SELECT')
 		AND col_description(c.oid, a.attnum) IS NULL;
+-- PROCESSING is what nobody but the sender's own transaction could see
+SELECT is(string_agg(format('%s.%s: %s', k.conrelid::regclass, a.attname, w.word[1]), ', '), NULL, '... which names what a column may hold')
+	FROM pg_constraint k JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+		CROSS JOIN LATERAL regexp_matches(pg_get_constraintdef(k.oid), '''([A-Za-z_]+)''::text', 'g') AS w (word)
+	WHERE k.contype = 'c' AND cardinality(k.conkey) = 1 AND k.connamespace = 'iot'::regnamespace
+		AND pg_get_constraintdef(k.oid) ~ '= ANY \(ARRAY' AND (k.conrelid::regclass::text, w.word[1]) <> ('iot.command', 'PROCESSING')
+		AND strpos(col_description(a.attrelid, a.attnum), w.word[1]) = 0;
 SELECT is(array_agg(e), NULL, 'what embeds in what')
 	FROM unnest('{sensor>parameter,sensor>device,device>device_group,device>device_type,device>adapter,
 		device_state>device,sensor_value>sensor,command>device,saga_step>command,alarm>device,alarm_comment>alarm,

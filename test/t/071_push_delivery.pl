@@ -282,6 +282,10 @@ error_of({ op => 'subscribe', id => 2, epoch => 5 }, 'invalid', 'an epoch that i
 error_of({ op => 'unsubscribe', id => 99 }, 'unknown', 'an id that is not there');
 error_of({ op => 'ack', seq => $disabled + 100 }, 'invalid', 'an ack of what never came');
 error_of({ op => 'auth', token => $push->token('bert') }, 'invalid', 'a second user');
+like(error_of({ op => 'subscribe', id => 2, devices => [''] }, 'invalid', 'a name of nothing')->{message},
+	qr/strings of 1 to 256 bytes$/, '... says what a name is');
+$anna->send({ op => 'subscribe', id => 3, map { $_ => undef } qw(events devices groups after_seq epoch) });
+is($anna->expect('subscribed')->{id}, 3, 'null is as if nothing were said');
 $anna->send({ op => 'ack', seq => $disabled + 0 });
 $anna->silent(0.1);
 my $last = notify($iot, recipients => ['anna']);
