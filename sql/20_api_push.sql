@@ -8,110 +8,24 @@
 
 -- Who of these users may view which of these devices: the rule of iot.may() for many at once, since
 -- one notification may have thousands of users connected.  Tests hold the two equal.
+--
+-- Plans are generic and look up by key, here and in what follows: right for one user and one
+-- notification, and not wrong for thousands, where a plan that reads whole tables is wrong for one.
 CREATE OR REPLACE FUNCTION iot_internal.push_viewers(device_ids uuid[], usernames text[])
 RETURNS TABLE (device_id uuid, ordinal integer, username text)
--- from the users by index: right for one of them, and not wrong for thousands, where a plan that
--- reads whole tables is wrong for one
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 1000
+LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 1000
 SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_seqscan = off SET jit = off
-AS $function$
-#variable_conflict use_column
-BEGIN
-	RETURN QUERY
-	WITH asked AS MATERIALIZED (
-		SELECT q.username, q.ordinal::integer AS ordinal
-			FROM unnest(usernames) WITH ORDINALITY AS q (username, ordinal)
-	), viewed AS MATERIALIZED (
-		SELECT d.device_id, d.device_group_id
-			FROM iot.device d WHERE d.device_id = ANY (device_ids)
-	)
-	SELECT v.device_id, a.ordinal, a.username
-		FROM asked a
-			JOIN iot.app_user u ON u.username = a.username
-			JOIN iot.user_group_member m ON m.app_user_id = u.app_user_id
-			JOIN iot.access_grant g ON g.user_group_id = m.user_group_id
-			JOIN viewed v ON v.device_group_id = g.device_group_id
-		WHERE u.enabled
-	UNION
-	SELECT v.device_id, a.ordinal, a.username
-		FROM asked a
-			-- names of roles are kept in the order of "C", and found by index only so
-			JOIN pg_catalog.pg_roles r ON r.rolname = a.username COLLATE "C"
-			CROSS JOIN viewed v
-		WHERE r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE')
-	UNION
-	SELECT v.device_id, a.ordinal, a.username
-		FROM asked a
-			JOIN iot.app_user u ON u.username = a.username
-			CROSS JOIN viewed v
-		WHERE u.enabled AND u.role = 'iot_admin';
-END
-$function$;
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS 'MODULE_PATHNAME', 'iot_push_viewers';
 
 -- Who of these users may be sent which of these notifications: iot_internal.may_receive() for many
 -- at once.  Notifications for none of them are left out.
 CREATE OR REPLACE FUNCTION iot_internal.push_eligible(seqs bigint[], usernames text[])
 RETURNS TABLE (seq bigint, recipients integer[])
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
-SET search_path = pg_catalog, pg_temp AS $function$
-#variable_conflict use_column
-BEGIN
-	RETURN QUERY
-	WITH asked AS MATERIALIZED (
-		SELECT q.username, q.ordinal::integer AS ordinal
-			FROM unnest(usernames) WITH ORDINALITY AS q (username, ordinal)
-	), page AS MATERIALIZED (
-		SELECT n.seq, n.event_id, n.audience, n.username AS author, n.device_id
-			FROM iot.notification n WHERE n.seq = ANY (seqs)
-	), viewer AS MATERIALIZED (
-		SELECT v.device_id, v.ordinal, v.username
-			FROM iot_internal.push_viewers(
-				ARRAY(SELECT DISTINCT p.device_id FROM page p WHERE p.device_id IS NOT NULL),
-				usernames) AS v
-	), held AS MATERIALIZED (
-		-- muted, or put off to the end of quiet hours
-		SELECT d.seq, d.recipient FROM iot.delivery d
-			WHERE d.seq = ANY (seqs) AND d.channel = 'push' AND d.not_before > statement_timestamp()
-	), candidate AS (
-		SELECT p.seq, p.event_id, p.audience, p.author, v.ordinal, v.username
-			FROM page p JOIN viewer v ON v.device_id = p.device_id
-		UNION ALL
-		-- events of no device are for administrators
-		SELECT p.seq, p.event_id, p.audience, p.author, a.ordinal, a.username
-			FROM page p
-				CROSS JOIN asked a
-			WHERE p.device_id IS NULL AND EXISTS (
-				-- seldom asked, and not to be prepared where there are no such events
-				SELECT FROM pg_catalog.pg_roles r
-				WHERE r.rolname = a.username COLLATE "C"
-					AND (r.rolsuper OR pg_has_role(r.oid, 'iot_admin', 'USAGE'))
-				UNION ALL
-				SELECT FROM iot.app_user u
-				WHERE u.username = a.username AND u.enabled AND u.role = 'iot_admin'
-				OFFSET 0)
-	), addressed AS MATERIALIZED (
-		-- membership of a group is looked up only where an audience is one
-		SELECT c.seq, c.event_id, c.ordinal, c.username
-			FROM candidate c
-			WHERE CASE
-				WHEN c.audience = 'viewers' THEN true
-				WHEN c.audience = 'author' THEN c.username = c.author
-				ELSE iot_internal.in_audience(c.username, c.audience, c.author)
-			END
-	)
-	SELECT a.seq, array_agg(a.ordinal ORDER BY a.ordinal)
-		FROM addressed a
-			LEFT JOIN held h ON h.seq = a.seq AND h.recipient = a.username
-		-- whom an earlier notification tells of the same event is not told again
-		WHERE h.seq IS NULL AND NOT EXISTS (
-			SELECT FROM iot.notification e
-			WHERE e.event_id = a.event_id AND e.channel = 'push' AND e.seq < a.seq
-				AND iot_internal.in_audience(a.username, e.audience, e.username)
-			OFFSET 0)			-- by index for each, whatever a join might promise
-		GROUP BY a.seq;
-END
-$function$;
+LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 100
+SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS 'MODULE_PATHNAME', 'iot_push_eligible';
 
 CREATE OR REPLACE FUNCTION iot_internal.push_state(
 	OUT epoch text, OUT paused boolean, OUT head bigint, OUT floor bigint)
@@ -176,39 +90,10 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.push_events(seqs bigint[], usernames text[])
 RETURNS TABLE (seq bigint, event text, device text, device_group text, recipients integer[],
 	message text)
--- by key for each: few of all notifications there are, whatever a plan of long ago knew of them
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
+LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 100
 SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_seqscan = off SET jit = off AS $function$
-#variable_conflict use_column
-BEGIN
-	RETURN QUERY
-	SELECT n.seq, n.event, n.device, g.name, w.recipients,
-			json_build_object('op', 'event', 'seq', n.seq, 'event', n.event, 'device', n.device,
-				'at', iot_internal.utc_text(n.event_at), 'title', coalesce(l.title, n.title),
-				'data', coalesce(l.body, n.body))::text
-		FROM iot_internal.push_eligible(seqs, usernames) AS e
-			JOIN iot.notification n ON n.seq = e.seq
-			CROSS JOIN LATERAL (
-				SELECT NULL::text AS language, NULL::text AS time_zone, e.recipients
-					WHERE n.texts IS NULL
-				UNION ALL
-				-- as many messages as there are languages and zones among the recipients
-				SELECT u.language, u.time_zone, array_agg(r.ordinal ORDER BY r.ordinal)
-					FROM unnest(e.recipients) AS r (ordinal)
-						LEFT JOIN iot.app_user u ON u.username = usernames[r.ordinal]
-					WHERE n.texts IS NOT NULL
-					GROUP BY u.language, u.time_zone) AS w
-			-- called only where it has something to say
-			LEFT JOIN LATERAL (
-				SELECT t.title, t.body
-					FROM iot_internal.localized(n.seq, w.language, w.time_zone) AS t
-					WHERE coalesce(w.language, w.time_zone) IS NOT NULL
-					OFFSET 0) AS l ON true
-			LEFT JOIN iot.device d ON d.device_id = n.device_id
-			LEFT JOIN iot.device_group g ON g.device_group_id = d.device_group_id;
-END
-$function$;
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS 'MODULE_PATHNAME', 'iot_push_events';
 
 -- Cuts sequence numbers, in their order, where the texts behind them come to 64 kB: a page waits in
 -- memory for its sockets.
@@ -235,42 +120,10 @@ CREATE OR REPLACE FUNCTION iot_internal.push_since(usernames text[], after_seq b
 RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint, scanned_to bigint,
 	seq bigint, event text, device text, device_group text, broadcast boolean,
 	recipients integer[], message text)
-LANGUAGE plpgsql STABLE SECURITY DEFINER ROWS 100
-SET search_path = pg_catalog, pg_temp AS $function$
-#variable_conflict use_column
-DECLARE
-	state record;
-	page bigint[] := '{}';
-	kept bigint[];
-BEGIN
-	SELECT s.* INTO state FROM iot_internal.push_state() AS s;
-	IF NOT state.paused AND state.head > push_since.after_seq AND cardinality(usernames) > 0 THEN
-		page := ARRAY(
-			SELECT n.seq FROM iot.notification n
-			WHERE n.seq > push_since.after_seq AND n.channel = 'push'
-			ORDER BY n.seq LIMIT max_rows);
-	END IF;
-	kept := iot_internal.push_cut(page);
-	RETURN QUERY SELECT state.epoch, state.paused, state.head, state.floor,
-		CASE WHEN state.paused THEN push_since.after_seq
-			WHEN cardinality(kept) < cardinality(page) OR cardinality(page) >= max_rows
-				THEN kept[cardinality(kept)]
-			ELSE state.head END,
-		NULL::bigint, NULL::text, NULL::text, NULL::text, NULL::boolean, NULL::integer[], NULL::text;
-	IF cardinality(kept) > 0 THEN
-		RETURN QUERY
-		SELECT NULL::text, NULL::boolean, NULL::bigint, NULL::bigint, NULL::bigint,
-				e.seq, e.event, e.device, e.device_group,
-				EXISTS (SELECT FROM iot.delivery d
-					WHERE d.seq = e.seq AND d.channel = 'push' AND d.recipient = '*'
-						AND d.status = 'PENDING'
-					OFFSET 0),			-- by key for each, not all of them hashed
-				e.recipients, e.message
-			FROM iot_internal.push_events(kept, usernames) AS e
-			ORDER BY e.seq;
-	END IF;
-END
-$function$;
+LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 100
+SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
+SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+AS 'MODULE_PATHNAME', 'iot_push_since';
 
 -- The same for what is pending: deliveries to these users, or to whoever comes first, that nobody
 -- has taken, after a position and not beyond another (the head, where it is NULL).

@@ -17,6 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
+#include "epoch.h"
 #include "iot.h"
 #include "plan.h"
 
@@ -26,8 +27,7 @@ PG_FUNCTION_INFO_V1(iot_preloaded_sql);
 PG_FUNCTION_INFO_V1(iot_epoch_state);
 
 static IotPlan load_epoch = {
-	"SELECT v.version, iot_internal.schema_version(), e.system_identifier, e.database_oid, e.timeline,"
-	" e.paused FROM iot.schema_version v CROSS JOIN iot.epoch e",
+	"SELECT " IOT_EPOCH_COLUMNS " FROM iot.schema_version v CROSS JOIN iot.epoch e",
 	0, {0}
 };
 
@@ -58,8 +58,8 @@ iot_preloaded_sql(PG_FUNCTION_ARGS)
  * Whether all of the tables are there.  A restore brings grants last: before that, rows may still be
  * missing, and a cursor that comes after our correction would point into another server's future.
  */
-static bool
-tables_complete(void)
+bool
+iot_epoch_tables_complete(void)
 {
 	Oid			schema = get_namespace_oid("iot", true);
 	Oid			worker = get_role_oid("iot_worker", true);
@@ -72,9 +72,9 @@ tables_complete(void)
 		pg_class_aclcheck(epoch, owner, ACL_UPDATE) == ACLCHECK_OK;
 }
 
-/* The row of load_epoch, in its order. */
-static const char *
-state_of(HeapTuple row, TupleDesc desc)
+/* The state that a row tells, given that the tables are complete. */
+const char *
+iot_epoch_state_of(HeapTuple row, TupleDesc desc)
 {
 	bool		isnull;
 	int			version = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
@@ -101,11 +101,11 @@ iot_epoch_state(PG_FUNCTION_ARGS)
 {
 	const char *state = "absent";
 
-	if (!tables_complete())
+	if (!iot_epoch_tables_complete())
 		PG_RETURN_TEXT_P(cstring_to_text(state));
 	SPI_connect();
 	if (iot_plan_execute(&load_epoch, NULL, NULL) == 1)
-		state = state_of(SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
+		state = iot_epoch_state_of(SPI_tuptable->vals[0], SPI_tuptable->tupdesc);
 	SPI_finish();
 	PG_RETURN_TEXT_P(cstring_to_text(state));
 }

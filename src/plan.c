@@ -26,6 +26,18 @@ iot_plan_get(IotPlan *plan)
 	return plan->plan;
 }
 
+static uint64
+execute(IotPlan *plan, Datum *values, const char *nulls, bool read_only)
+{
+	MemoryContext context = CurrentMemoryContext;
+	int			rc = SPI_execute_plan(iot_plan_get(plan), values, nulls, read_only, 0);
+
+	MemoryContextSwitchTo(context);
+	if (rc < 0)
+		elog(ERROR, "could not execute statement: %s", SPI_result_code_string(rc));
+	return SPI_processed;
+}
+
 /*
  * Executes with a fresh snapshot (under READ COMMITTED) and returns the number of rows, which are
  * in SPI_tuptable until SPI_finish.  nulls as in SPI_execute_plan; raises on any failure.  The
@@ -34,11 +46,15 @@ iot_plan_get(IotPlan *plan)
 uint64
 iot_plan_execute(IotPlan *plan, Datum *values, const char *nulls)
 {
-	MemoryContext context = CurrentMemoryContext;
-	int			rc = SPI_execute_plan(iot_plan_get(plan), values, nulls, false, 0);
+	return execute(plan, values, nulls, false);
+}
 
-	MemoryContextSwitchTo(context);
-	if (rc < 0)
-		elog(ERROR, "could not execute statement: %s", SPI_result_code_string(rc));
-	return SPI_processed;
+/*
+ * The same for a statement that writes nothing, on the snapshot of the statement that called: what
+ * several of them see fits together.
+ */
+uint64
+iot_plan_read(IotPlan *plan, Datum *values, const char *nulls)
+{
+	return execute(plan, values, nulls, true);
 }

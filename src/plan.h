@@ -34,5 +34,6 @@ typedef struct IotPlan
 
 extern PGDLLEXPORT SPIPlanPtr iot_plan_get(IotPlan *plan);
 extern PGDLLEXPORT uint64 iot_plan_execute(IotPlan *plan, Datum *values, const char *nulls);
+extern uint64 iot_plan_read(IotPlan *plan, Datum *values, const char *nulls);
 
 #endif							/* IOT_PLAN_H */
