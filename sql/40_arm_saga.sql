@@ -10,7 +10,8 @@ BEGIN
 
 	DROP TRIGGER IF EXISTS device_service ON iot.event;
 	CREATE TRIGGER device_service AFTER INSERT ON iot.event FOR EACH ROW
-		WHEN (NEW.type = 'command.value_set' OR NEW.type = 'adapter.value_set_error')
+		WHEN (NEW.type = 'command.value_set' OR NEW.type = 'adapter.value_set_sent'
+			OR NEW.type = 'adapter.value_set_error')
 		EXECUTE FUNCTION iot_internal.device_service();
 	DROP TRIGGER IF EXISTS adapter_consumer ON iot.adapter;
 	CREATE TRIGGER adapter_consumer AFTER INSERT OR DELETE ON iot.adapter FOR EACH ROW

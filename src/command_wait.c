@@ -3,7 +3,8 @@
  *		iot.wait_for_command(): until a command is final.
  *
  * Runs in the waiting backend.  It looks with a snapshot of its own each time, holds none in
- * between, takes no lock, and sleeps on its latch, so that a cancel ends it at once.
+ * between, takes no lock, and sleeps on its latch, so that a cancel ends it at once.  It is woken by
+ * whoever makes the command final (see command_wake.c), and looks by itself as well.
  */
 #include "postgres.h"
 
@@ -24,6 +25,7 @@
 #include "utils/wait_event.h"
 
 #include "access.h"
+#include "command_wake.h"
 #include "event.h"
 #include "iot.h"
 #include "plan.h"
@@ -34,7 +36,7 @@ static IotPlan look = {
 	"SELECT c.status, c.xmin FROM iot.command c WHERE c.command_id = $1", 1, {UUIDOID}
 };
 static IotPlan look_first = {
-	"SELECT c.device_id, d.name, a.name, a.kind, a.enabled"
+	"SELECT c.status, c.xmin, c.device_id, d.name, a.name, a.kind, a.enabled"
 	" FROM iot.command c"
 	IOT_EACH("device", "k.device_id = c.device_id", "d")
 	IOT_EACH_OR_NULL("adapter", "k.adapter_id = c.adapter_id", "a")
@@ -79,32 +81,54 @@ report_unknown(const pg_uuid_t *command_id)
 			 errhint("It may not be committed yet, or be older than iot.retention keeps.")));
 }
 
-/* Looks who carries the command, and whether the caller may see it. */
-static void
+/* The present status by that plan; raises where the command is not there or not yet committed. */
+static char *
+current_status(IotPlan *plan, const pg_uuid_t *command_id)
+{
+	Datum		values[1] = {UUIDPGetDatum(command_id)};
+	HeapTuple	row;
+	TransactionId xmin;
+	bool		isnull;
+
+	if (execute_latest(plan, values) == 0)
+		report_unknown(command_id);
+	row = SPI_tuptable->vals[0];
+	xmin = DatumGetTransactionId(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	if (TransactionIdIsCurrentTransactionId(xmin))
+	{
+		char		text[IOT_UUID_TEXT_SIZE];
+
+		iot_uuid_text(command_id, text);
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("command %s is not committed yet", text),
+				 errhint("Nothing leaves the database before the commit. Commit, then wait.")));
+	}
+	return SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+}
+
+/* The status at first, who carries the command, and whether the caller may see it. */
+static char *
 open_command(const pg_uuid_t *command_id, Carrier *carrier)
 {
+	char	   *status = current_status(&look_first, command_id);
+	HeapTuple	row = SPI_tuptable->vals[0];
+	TupleDesc	desc = SPI_tuptable->tupdesc;
 	Datum		values[2];
-	HeapTuple	row;
-	TupleDesc	desc;
 	Datum		device_id;
 	char	   *device;
 	char	   *username = iot_current_username();
 	bool		isnull;
 	bool		allowed = false;
 
-	values[0] = UUIDPGetDatum(command_id);
-	if (execute_latest(&look_first, values) == 0)
-		report_unknown(command_id);
-	row = SPI_tuptable->vals[0];
-	desc = SPI_tuptable->tupdesc;
-	device_id = SPI_getbinval(row, desc, 1, &isnull);
-	device = SPI_getvalue(row, desc, 2);
-	carrier->adapter = SPI_getvalue(row, desc, 3);
-	carrier->kind = SPI_getvalue(row, desc, 4);
-	carrier->enabled = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull)) && !isnull;
+	device_id = SPI_getbinval(row, desc, 3, &isnull);
+	device = SPI_getvalue(row, desc, 4);
+	carrier->adapter = SPI_getvalue(row, desc, 5);
+	carrier->kind = SPI_getvalue(row, desc, 6);
+	carrier->enabled = DatumGetBool(SPI_getbinval(row, desc, 7, &isnull)) && !isnull;
 
 	if (iot_is_admin())
-		return;
+		return status;
 	if (username != NULL)
 	{
 		values[0] = CStringGetTextDatum(username);
@@ -124,32 +148,7 @@ open_command(const pg_uuid_t *command_id, Carrier *carrier)
 				 ? errdetail("User \"%s\" lacks level \"view\" on the device's group.", username)
 				 : errdetail("The session names no user."),
 				 errhint("Levels are granted in iot.access_grant, from user group to device group.")));
-}
-
-/* The present status; raises where the command is not there or not yet committed. */
-static char *
-current_status(const pg_uuid_t *command_id)
-{
-	Datum		values[1] = {UUIDPGetDatum(command_id)};
-	HeapTuple	row;
-	TransactionId xmin;
-	bool		isnull;
-
-	if (execute_latest(&look, values) == 0)
-		report_unknown(command_id);
-	row = SPI_tuptable->vals[0];
-	xmin = DatumGetTransactionId(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
-	if (TransactionIdIsCurrentTransactionId(xmin))
-	{
-		char		text[IOT_UUID_TEXT_SIZE];
-
-		iot_uuid_text(command_id, text);
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("command %s is not committed yet", text),
-				 errhint("Nothing leaves the database before the commit. Commit, then wait.")));
-	}
-	return SPI_getvalue(row, SPI_tuptable->tupdesc, 1);
+	return status;
 }
 
 static bool
@@ -196,15 +195,30 @@ check_workers(const Carrier *carrier)
 }
 
 /*
- * Short at first, since most devices answer within milliseconds, and then a fiftieth of what has
- * gone by.
+ * Until the next look unasked: short at first, since most devices answer within milliseconds, and
+ * then a fiftieth of what has gone by.  Who is going to be woken need not hurry at first; where the
+ * wake-up stays away after all, he loses no more than these 50 ms.
  */
 static long
-next_delay_ms(int64 waited_ms, int64 timeout_ms)
+next_delay_ms(int64 waited_ms, int64 timeout_ms, bool woken)
 {
-	int64		delay = Min(Max(waited_ms / 50, 1), 100);
+	int64		delay = Min(Max(waited_ms / 50, woken ? 50 : 1), 100);
 
 	return Min(delay, Max(timeout_ms - waited_ms, 1));
+}
+
+/* Sleeps so long at most; told is what is broadcast before that, NULL for nothing. */
+static void
+sleep_ms(ConditionVariable *told, long delay_ms)
+{
+	if (told != NULL)
+		(void) ConditionVariableTimedSleep(told, delay_ms, PG_WAIT_EXTENSION);
+	else
+	{
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, delay_ms,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+	}
 }
 
 /* Milliseconds of a clock that nobody sets. */
@@ -228,8 +242,10 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 	int64		began = steady_ms();
 	int64		timeout_ms = PG_INT64_MAX;
 	const pg_uuid_t *command_id;
+	ConditionVariable *told;
 	Carrier		carrier = {0};
 	MemoryContext caller_context = CurrentMemoryContext;
+	char	   *status;
 	text	   *result;
 
 	if (PG_ARGISNULL(0))
@@ -246,25 +262,20 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 
 		timeout_ms = until > now ? (until - now) / 1000 : 0;
 	}
+	/*
+	 * Before the first look, so that what ends the command after a look wakes us.  The list that this
+	 * puts us on is left when the (sub)transaction aborts, however that comes about.
+	 */
+	told = iot_command_final_told(command_id);
+	if (told != NULL)
+		ConditionVariablePrepareToSleep(told);
 	SPI_connect();
-	open_command(command_id, &carrier);
-	for (;;)
+	status = open_command(command_id, &carrier);
+	while (!is_final(status))
 	{
-		char	   *status;
-		int64		waited_ms;
+		int64		waited_ms = steady_ms() - began;
 
-		CHECK_FOR_INTERRUPTS();
-		status = current_status(command_id);
-		if (is_final(status))
-		{
-			MemoryContext spi_context = MemoryContextSwitchTo(caller_context);
-
-			result = cstring_to_text(status);
-			MemoryContextSwitchTo(spi_context);
-			break;
-		}
 		check_workers(&carrier);
-		waited_ms = steady_ms() - began;
 		if (waited_ms >= timeout_ms)
 		{
 			char		text[IOT_UUID_TEXT_SIZE];
@@ -281,10 +292,13 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 		}
 		pfree(status);
 		SPI_freetuptable(SPI_tuptable);
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 next_delay_ms(waited_ms, timeout_ms), PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
+		sleep_ms(told, next_delay_ms(waited_ms, timeout_ms, told != NULL));
+		CHECK_FOR_INTERRUPTS();
+		status = current_status(&look, command_id);
 	}
+	ConditionVariableCancelSleep();
+	MemoryContextSwitchTo(caller_context);
+	result = cstring_to_text(status);
 	SPI_finish();
 	PG_RETURN_TEXT_P(result);
 }

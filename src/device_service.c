@@ -6,6 +6,9 @@
  * sender's for command.value_set, in the adapter's for adapter.value_set_error.  It announces its
  * own outcome in turn.  A refusal is an event and a state, never an exception.
  *
+ * It also has those woken who wait for a command: at adapter.value_set_sent, and at its own rollback.
+ * What it rejects at once was never there for anybody to wait for.
+ *
  * Locks are taken in the order sensor_value, then command.  The row of sensor_value is the
  * sensor's turnstile: whoever holds it may give out versions.
  */
@@ -22,6 +25,7 @@
 #include "utils/rel.h"
 
 #include "command_row.h"
+#include "command_wake.h"
 #include "event.h"
 #include "plan.h"
 #include "sensor_value.h"
@@ -303,6 +307,7 @@ committed_to_cancelled(CommandRow *command, const SensorState *current, const ch
 	iot_payload_text(&payload, "error", error);
 	iot_payload_bool(&payload, "superseded", !owns_value);
 	announce("dm.value_set_cancelled", command, &payload);
+	iot_command_final(&command->command_id);
 }
 
 static void
@@ -378,8 +383,9 @@ new_column(TriggerData *trigdata, const char *name, bool *isnull)
 }
 
 /*
- * iot_internal.device_service(): AFTER INSERT row trigger on iot.event, for command.value_set and
- * adapter.value_set_error.  An event that names no command is nobody's and passes.
+ * iot_internal.device_service(): AFTER INSERT row trigger on iot.event, for command.value_set,
+ * adapter.value_set_sent and adapter.value_set_error.  An event that names no command is nobody's and
+ * passes.
  */
 Datum
 iot_device_service(PG_FUNCTION_ARGS)
@@ -406,6 +412,11 @@ iot_device_service(PG_FUNCTION_ARGS)
 	payload = new_column(trigdata, "payload", &payload_null);
 	if (!iot_uuid_parse(aggregateid, strlen(aggregateid), &command_id))
 		return PointerGetDatum(NULL);
+	if (strcmp(type, "adapter.value_set_sent") == 0)
+	{
+		iot_command_final(&command_id);
+		return PointerGetDatum(NULL);
+	}
 
 	SPI_connect();
 	if (strcmp(type, "command.value_set") == 0)

@@ -13,6 +13,7 @@
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
+#include "command_wake.h"
 #include "compat.h"
 #include "iot.h"
 #include "login.h"
@@ -89,7 +90,7 @@ _PG_init(void)
 							PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
 	DefineCustomBoolVariable("iot.wakeups",
-							 "Wakes workers at commit.",
+							 "Wakes workers, and whoever waits for a command, at commit.",
 							 "Off leaves polling alone; for tests.",
 							 &iot_wakeups,
 							 true,
@@ -165,5 +166,6 @@ _PG_init(void)
 		iot_preloaded = true;
 		iot_worker_slot_init();
 		iot_login_init();
+		iot_command_wake_init();
 	}
 }
