@@ -324,6 +324,10 @@ BEGIN
 			format('measurements were rolled up last at %s', coalesce(row.stepped_at::text, 'no time')),
 			'History is right all the same, only slower. The notifier does it, or CALL iot.maintain();.');
 	END IF;
+	IF NOT EXISTS (SELECT FROM iot.consumer c WHERE c.name = 'notifier') THEN
+		RETURN QUERY VALUES ('error', 'consumer "notifier" is gone: nobody is notified of anything',
+			'SELECT iot.install(); makes it anew, from now on.');
+	END IF;
 	FOR row IN SELECT l.*, a.name AS adapter, a.kind
 		FROM iot_internal.consumer_lag() l
 			LEFT JOIN iot.adapter a ON 'adapter:' || a.adapter_id::text = l.name
@@ -333,7 +337,7 @@ BEGIN
 				ELSE format('adapter "%s"', row.adapter) END,
 			round(row.lag_seconds::numeric), row.lag_events),
 			CASE WHEN row.kind <> 'mqtt' THEN 'See whether its program runs and calls iot.adapter_poll().'
-				WHEN row.adapter IS NOT NULL THEN 'See whether its worker runs.'
+				WHEN row.adapter IS NOT NULL OR row.name = 'notifier' THEN 'See whether its worker runs.'
 				ELSE 'See whether its worker runs; a consumer that is no more is deleted from iot.consumer.' END);
 	END LOOP;
 	amount := (SELECT count(*) FROM iot.command c

@@ -265,6 +265,11 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.check_notification_rule() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
+	IF NEW.name !~ '^[^[:cntrl:]]{1,100}$' OR NEW.name <> btrim(NEW.name) THEN
+		RAISE EXCEPTION 'invalid name of a notification rule: "%"', left(NEW.name, 100)
+			USING ERRCODE = 'invalid_parameter_value',
+				HINT = 'It has 1 to 100 characters, no blanks at its ends and no control characters.';
+	END IF;
 	IF NOT iot_internal.event_pattern_valid(NEW.event) THEN
 		RAISE EXCEPTION 'invalid event pattern "%"', left(NEW.event, 200)
 			USING ERRCODE = 'invalid_parameter_value',

@@ -20,7 +20,7 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 BEGIN
 	IF name !~ '^[A-Za-z0-9_.:-]{1,64}$' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-			MESSAGE = format('invalid name of %s %s: "%s"', CASE WHEN what ~ '^[aeiou]' THEN 'an' ELSE 'a' END,
+			MESSAGE = format('invalid name of %s %s: "%s"', CASE WHEN what ~ '^[aeio]' THEN 'an' ELSE 'a' END,
 				what, left(name, 100)),
 			HINT = 'A name has 1 to 64 letters A to Z, digits, and "_", ".", ":", "-".';
 	END IF;

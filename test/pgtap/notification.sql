@@ -2,7 +2,7 @@
 -- In a database of its own, without workers and without a transaction around all: the log shows an
 -- event to no one before its commit.
 SET client_min_messages TO warning;
-SELECT plan(123);
+SELECT plan(126);
 
 INSERT INTO iot.parameter (name, unit) VALUES ('t-temperature', '°C');
 INSERT INTO iot.device_group (name) VALUES ('t-plant'), ('t-lab');
@@ -65,6 +65,9 @@ SELECT throws_ok($$EXECUTE rule('a b', 'push', 'viewers', 'x')$$, '22023',
 	'invalid event pattern "a b"', 'pattern with a blank');
 SELECT throws_ok($$EXECUTE rule('', 'push', 'viewers', 'x')$$, '22023',
 	'invalid event pattern ""', 'empty pattern');
+SELECT throws_ok(format('INSERT INTO iot.notification_rule (name, event, title) VALUES (%L, ''a'', ''x'')', n),
+	'22023', format('invalid name of a notification rule: "%s"', n), 'a name that is none')
+	FROM unnest(ARRAY['', ' x', E'a\nb']) AS n;
 SELECT throws_ok($$EXECUTE rule('a', 'pigeon', 'viewers', 'x')$$, '22023',
 	'invalid channel "pigeon" of notification rule "t-bad"', 'unknown channel');
 SELECT throws_ok($$EXECUTE rule('a', 'push', 'everybody', 'x')$$, '22023',

@@ -92,6 +92,8 @@ SELECT throws_ok($$SELECT iot.create_device('x', ARRAY[['valve', 'temperature']]
 	'parameters of a device must be a list of names', 'not a table');
 SELECT throws_ok($$INSERT INTO iot.adapter (name, kind) VALUES ('a/b', 'modbus')$$, '22023',
 	'invalid name of an adapter: "a/b"');
+SELECT throws_ok($$INSERT INTO iot.user_group (name) VALUES ('a/b')$$, '22023',
+	'invalid name of a user group: "a/b"');
 SELECT throws_ok($$INSERT INTO iot.app_user (username, role) VALUES ('x', 'postgres')$$, '22023',
 	'invalid role "postgres" of user "x"');
 SELECT throws_ok($$SELECT iot.create_device('a/b', '{}')$$, '22023', 'invalid name of a device: "a/b"');
