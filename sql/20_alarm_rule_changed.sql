@@ -21,43 +21,98 @@ BEGIN
 END
 $function$;
 
--- Has the sweep look at what falls due on devices although nothing is measured: the silence of
--- sensors, and the edges of schedules for those that have measured something.  NULL is all rules.
+-- The other way round: the rules about a device, those about all devices only where something falls due
+-- although nothing is measured.  Each by an index of its own: of rules about others none is read.
+CREATE OR REPLACE FUNCTION iot_internal.awaiting_rules(device_id uuid) RETURNS SETOF uuid
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off AS $function$
+#variable_conflict use_column
+DECLARE
+	device record;
+BEGIN
+	SELECT d.device_type_id, d.device_group_id INTO device
+		FROM iot.device d WHERE d.device_id = awaiting_rules.device_id;
+	RETURN QUERY
+		SELECT r.alarm_rule_id FROM iot.alarm_rule r
+			WHERE r.scope = 'all' AND r.enabled AND (r.kind = 'no_data' OR r.time_zone IS NOT NULL)
+		UNION ALL
+		SELECT r.alarm_rule_id FROM iot.alarm_rule r WHERE r.device_type_id = device.device_type_id
+		UNION ALL
+		SELECT r.alarm_rule_id FROM iot.alarm_rule r WHERE r.device_group_id = device.device_group_id
+		UNION ALL
+		SELECT r.alarm_rule_id FROM iot.alarm_rule r WHERE r.device_id = awaiting_rules.device_id;
+END
+$function$;
+
+-- Has the sweep look at what falls due although nothing is measured: the silence of sensors, and the
+-- edges of schedules for those that have measured something.  Of these rules on all their devices, and
+-- on these devices by all their rules.
 CREATE OR REPLACE FUNCTION iot_internal.await_alarms(rules uuid[], devices uuid[]) RETURNS void
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off AS $function$
 DECLARE
 	clock timestamptz := iot_internal.alarm_now();
 BEGIN
+	IF NOT EXISTS (SELECT FROM iot.alarm_rule r
+			WHERE r.enabled AND (r.kind = 'no_data' OR r.time_zone IS NOT NULL)) THEN
+		RETURN;
+	END IF;
 	INSERT INTO iot.alarm_rule_state (device_id, alarm_rule_id, since, judged_at, due_at)
-		SELECT DISTINCT ON (d.device_id, r.alarm_rule_id) d.device_id, r.alarm_rule_id,
-				CASE WHEN r.kind = 'no_data' AND v.reported_at IS NULL THEN clock END,
+		SELECT DISTINCT ON (w.device_id, w.alarm_rule_id) w.device_id, w.alarm_rule_id,
+				CASE WHEN r.kind = 'no_data' AND s.reported_at IS NULL THEN clock END,
 				CASE WHEN r.kind <> 'no_data' THEN clock END,
 				CASE WHEN r.kind = 'no_data' AND r.time_zone IS NULL
-					THEN coalesce(v.reported_at, clock) + r.timeout ELSE clock END
-			FROM iot.device d
-				JOIN iot.alarm_rule r ON r.scope = 'all' OR r.device_type_id = d.device_type_id
-					OR r.device_group_id = d.device_group_id OR r.device_id = d.device_id
-				JOIN iot.sensor s ON s.device_id = d.device_id
-					AND (r.parameter_id IS NULL OR s.parameter_id = r.parameter_id)
-				LEFT JOIN iot.sensor_value v ON v.device_id = s.device_id
-					AND v.parameter_id = s.parameter_id
-			WHERE d.device_id = ANY (await_alarms.devices) AND d.enabled AND r.enabled
-				AND (r.kind = 'no_data' OR (r.time_zone IS NOT NULL AND v.reported_at IS NOT NULL))
-				AND (await_alarms.rules IS NULL OR r.alarm_rule_id = ANY (await_alarms.rules))
-			ORDER BY d.device_id, r.alarm_rule_id
+					THEN coalesce(s.reported_at, clock) + r.timeout ELSE clock END
+			FROM (
+				SELECT d.device_id, u.alarm_rule_id FROM unnest(await_alarms.rules) AS u (alarm_rule_id)
+					CROSS JOIN LATERAL iot_internal.alarm_devices(u.alarm_rule_id) AS d (device_id)
+				UNION ALL
+				SELECT u.device_id, r.alarm_rule_id FROM unnest(await_alarms.devices) AS u (device_id)
+					CROSS JOIN LATERAL iot_internal.awaiting_rules(u.device_id) AS r (alarm_rule_id)) AS w
+				-- each looked up by its key, as IOT_EACH in src/plan.h has it
+				CROSS JOIN LATERAL (SELECT k.* FROM iot.alarm_rule k
+					WHERE k.alarm_rule_id = w.alarm_rule_id AND k.enabled OFFSET 0) AS r
+				CROSS JOIN LATERAL (SELECT FROM iot.device k
+					WHERE k.device_id = w.device_id AND k.enabled OFFSET 0) AS d
+				CROSS JOIN LATERAL (SELECT k.parameter_id, v.reported_at
+					FROM iot.sensor k LEFT JOIN LATERAL (SELECT k2.reported_at FROM iot.sensor_value k2
+						WHERE k2.device_id = k.device_id AND k2.parameter_id = k.parameter_id
+						OFFSET 0) AS v ON true
+					WHERE k.device_id = w.device_id
+						AND (r.parameter_id IS NULL OR k.parameter_id = r.parameter_id) OFFSET 0) AS s
+			WHERE r.kind = 'no_data' OR (r.time_zone IS NOT NULL AND s.reported_at IS NOT NULL)
+			ORDER BY w.device_id, w.alarm_rule_id
 		ON CONFLICT (device_id, alarm_rule_id) DO NOTHING;
 END
 $function$;
 
 -- Closes open alarms that no rule is about any more, which would stay open for ever, and those of rules
--- that have come to be about another parameter.
-CREATE OR REPLACE FUNCTION iot_internal.close_orphaned_alarms(moved_rules uuid[] DEFAULT NULL)
+-- that have come to be about another parameter: of all alarms, or of these rules and these devices.
+-- Planned for what is there each time.
+CREATE OR REPLACE FUNCTION iot_internal.close_orphaned_alarms(
+	moved_rules uuid[] DEFAULT NULL, rules uuid[] DEFAULT NULL, devices uuid[] DEFAULT NULL)
 RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off SET jit = off AS $function$
 DECLARE
 	alarms uuid[];
 	reasons text[];
 BEGIN
+	IF rules IS NULL AND devices IS NULL THEN
+		alarms := ARRAY(SELECT a.alarm_id FROM iot.alarm a WHERE a.status = 'OPENED');
+	ELSE
+		alarms := ARRAY(
+			SELECT a.alarm_id FROM unnest(rules) AS u (alarm_rule_id)
+				CROSS JOIN LATERAL (SELECT k.alarm_id FROM iot.alarm k
+					WHERE k.alarm_rule_id = u.alarm_rule_id AND k.closed_at IS NULL OFFSET 0) AS a
+			UNION ALL
+			SELECT a.alarm_id FROM unnest(devices) AS u (device_id)
+				CROSS JOIN LATERAL (SELECT k.alarm_id FROM iot.alarm k
+					WHERE k.device_id = u.device_id AND k.status = 'OPENED' OFFSET 0) AS a);
+	END IF;
+	IF alarms = '{}' THEN
+		RETURN 0;
+	END IF;
 	SELECT array_agg(o.alarm_id), array_agg(o.reason) INTO alarms, reasons FROM (
 		SELECT a.alarm_id, CASE
 				WHEN r.alarm_rule_id = ANY (moved_rules) THEN 'the alarm rule is about another parameter'
@@ -68,7 +123,7 @@ BEGIN
 			FROM iot.alarm a
 				JOIN iot.device d ON d.device_id = a.device_id
 				LEFT JOIN iot.alarm_rule r ON r.alarm_rule_id = a.alarm_rule_id
-			WHERE a.status = 'OPENED'
+			WHERE a.alarm_id = ANY (alarms) AND a.status = 'OPENED'
 				AND (r.alarm_rule_id = ANY (moved_rules) OR NOT coalesce(
 					r.enabled AND (d.enabled OR r.kind <> 'no_data')
 					AND (r.scope = 'all' OR r.device_type_id = d.device_type_id
@@ -89,7 +144,8 @@ $function$;
 -- What a rule remembers is of what it was: a rule that judges otherwise begins anew, and its open
 -- alarms are judged by the next measurement.  Errors are of what it was, too.
 CREATE OR REPLACE FUNCTION iot_internal.alarm_rule_changed() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan SET enable_seqscan = off AS $function$
 DECLARE
 	changed uuid[];
 	moved uuid[];
@@ -111,7 +167,7 @@ BEGIN
 			WHERE n.parameter_id IS DISTINCT FROM o.parameter_id;
 	END IF;
 	IF TG_OP <> 'INSERT' AND changed IS NOT NULL THEN
-		PERFORM iot_internal.close_orphaned_alarms(moved);
+		PERFORM iot_internal.close_orphaned_alarms(moved, changed);
 		DELETE FROM iot.alarm_rule_state s USING (
 				SELECT o.device_id, o.alarm_rule_id FROM iot.alarm_rule_state o
 				WHERE o.alarm_rule_id = ANY (changed)
@@ -123,9 +179,7 @@ BEGIN
 			WHERE e.alarm_rule_id = gone.alarm_rule_id;
 	END IF;
 	IF awaiting IS NOT NULL THEN
-		PERFORM iot_internal.await_alarms(awaiting, ARRAY(
-			SELECT DISTINCT d.device_id FROM unnest(awaiting) AS r (alarm_rule_id),
-				iot_internal.alarm_devices(r.alarm_rule_id) AS d (device_id)));
+		PERFORM iot_internal.await_alarms(awaiting, NULL);
 	END IF;
 	RETURN NULL;
 END
@@ -141,7 +195,7 @@ BEGIN
 		WHERE (n.device_type_id, n.device_group_id, n.enabled)
 			IS DISTINCT FROM (o.device_type_id, o.device_group_id, o.enabled);
 	IF devices IS NOT NULL THEN
-		PERFORM iot_internal.close_orphaned_alarms();
+		PERFORM iot_internal.close_orphaned_alarms(devices => devices);
 		PERFORM iot_internal.await_alarms(NULL, devices);
 	END IF;
 	RETURN NULL;

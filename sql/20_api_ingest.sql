@@ -41,6 +41,10 @@ CREATE OR REPLACE FUNCTION iot_internal.registry_changed() RETURNS trigger
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'iot_registry_changed_sql';
 COMMENT ON FUNCTION iot_internal.registry_changed() IS
 	'tells every session to read the registry anew';
+CREATE OR REPLACE FUNCTION iot_internal.registry_grown() RETURNS trigger
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'iot_registry_grown_sql';
+COMMENT ON FUNCTION iot_internal.registry_grown() IS
+	'tells it where somebody may know a device that has got a sensor, and where a table has grown much';
 
 -- Dead letters, a second time.  What was mended meanwhile (a parameter, a device, a label) has its
 -- message taken; what is not stays, with the reason of today.

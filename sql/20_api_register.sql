@@ -7,7 +7,8 @@
 -- of one device the first makes it, and the limit holds.  True where one of them is a device now.
 CREATE OR REPLACE FUNCTION iot_internal.register_devices(
 	adapter_id uuid, names text[], templates text[], parameters text[]) RETURNS boolean
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
 	rule record;
@@ -28,9 +29,6 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN false;
 	END IF;
-	SELECT rule.register_limit - count(*) INTO room FROM iot.device d
-		WHERE d.adapter_id = register_devices.adapter_id
-			AND d.device_group_id = rule.device_group_id AND d.device_type_id = rule.device_type_id;
 	FOR stranger IN
 		SELECT u.name, array_agg(DISTINCT p.parameter_id) AS parameter_ids,
 			array_agg(DISTINCT p.name) AS parameters
@@ -39,6 +37,12 @@ BEGIN
 		WHERE u.template = rule.telemetry_topic
 		GROUP BY u.name
 		ORDER BY u.name LOOP
+		IF room IS NULL THEN
+			SELECT rule.register_limit - count(*) INTO room FROM iot.device d
+				WHERE d.adapter_id = register_devices.adapter_id
+					AND d.device_group_id = rule.device_group_id
+					AND d.device_type_id = rule.device_type_id;
+		END IF;
 		IF room <= 0 THEN
 			RETURN known OR EXISTS (SELECT FROM iot.device d WHERE d.name = ANY (names));
 		END IF;

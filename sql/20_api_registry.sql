@@ -80,7 +80,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $f
 $function$;
 
 -- Calling it again with the same arguments gives the same device, so that a script can be run
--- twice; with others it is an error, since nothing is changed in silence.
+-- twice; with others it is an error, since nothing is changed in silence.  A fleet is registered by one
+-- session, whose plans must not be those for the table that it began with: hence no enable_seqscan.
 CREATE OR REPLACE FUNCTION iot.create_device(
 	name text,
 	parameters text[],
@@ -88,7 +89,8 @@ CREATE OR REPLACE FUNCTION iot.create_device(
 	device_type text DEFAULT 'default',
 	adapter text DEFAULT 'mqtt',
 	id uuid DEFAULT NULL) RETURNS uuid
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off SET jit = off AS $function$
 #variable_conflict use_column
 DECLARE
 	wanted_group uuid := (SELECT g.device_group_id FROM iot.device_group g

@@ -110,10 +110,14 @@ BEGIN
 			MESSAGE = format('unit of %s is not a text of 1 to 32 characters', what),
 			HINT = 'Leave the unit NULL where there is none.';
 	END IF;
+	IF TG_OP = 'INSERT' OR (NEW.value_min, NEW.value_max)
+			IS NOT DISTINCT FROM (OLD.value_min, OLD.value_max) THEN
+		RETURN NEW;
+	END IF;
 	-- a sensor that overrides one bound takes the other from here
 	SELECT d.name INTO device
 		FROM iot.sensor s JOIN iot.device d ON d.device_id = s.device_id
-		WHERE s.parameter_id = NEW.parameter_id
+		WHERE s.parameter_id = NEW.parameter_id AND num_nonnulls(s.value_min, s.value_max) = 1
 			AND coalesce(s.value_min, NEW.value_min) > coalesce(s.value_max, NEW.value_max)
 		LIMIT 1;
 	IF FOUND THEN

@@ -145,7 +145,9 @@ BEGIN
 	CREATE INDEX discovery_device_id_idx ON iot.discovery (device_id);
 	CREATE INDEX device_device_group_id_idx ON iot.device (device_group_id);
 	CREATE INDEX device_device_type_id_idx ON iot.device (device_type_id);
-	CREATE INDEX device_adapter_id_idx ON iot.device (adapter_id);
+	-- all three: how many are registered is counted in the index
+	CREATE INDEX device_adapter_id_device_group_id_device_type_id_idx
+		ON iot.device (adapter_id, device_group_id, device_type_id);
 	CREATE TABLE iot.sensor (
 		device_id uuid NOT NULL
 			CONSTRAINT sensor_device_id_fkey REFERENCES iot.device ON DELETE CASCADE,
@@ -159,6 +161,9 @@ BEGIN
 	);
 	-- both columns: taken for the whole key it must be no worse than the key
 	CREATE INDEX sensor_parameter_id_device_id_idx ON iot.sensor (parameter_id, device_id);
+	-- those that a change of the parameter's bounds may contradict
+	CREATE INDEX sensor_bounds_idx ON iot.sensor (parameter_id)
+		WHERE num_nonnulls(value_min, value_max) = 1;
 	CREATE TABLE iot.app_user (
 		app_user_id uuid CONSTRAINT app_user_pkey PRIMARY KEY,
 		username text NOT NULL CONSTRAINT app_user_username_key UNIQUE,

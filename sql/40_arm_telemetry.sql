@@ -10,12 +10,22 @@ BEGIN
 		REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT
 		EXECUTE FUNCTION iot_internal.measurement_inserted();
 
-	FOREACH relation IN ARRAY ARRAY['iot.device', 'iot.device_type', 'iot.device_type_mapping',
-			'iot.parameter', 'iot.sensor', 'iot.retention']::regclass[] LOOP
+	FOREACH relation IN ARRAY ARRAY['iot.device_type', 'iot.device_type_mapping', 'iot.parameter',
+			'iot.retention']::regclass[] LOOP
 		EXECUTE format('CREATE OR REPLACE TRIGGER registry_changed'
 			' AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT'
 			' EXECUTE FUNCTION iot_internal.registry_changed()', relation);
 	END LOOP;
+	FOREACH relation IN ARRAY ARRAY['iot.device', 'iot.sensor']::regclass[] LOOP
+		EXECUTE format('CREATE OR REPLACE TRIGGER registry_changed'
+			' AFTER UPDATE OR DELETE OR TRUNCATE ON %s FOR EACH STATEMENT'
+			' EXECUTE FUNCTION iot_internal.registry_changed()', relation);
+	END LOOP;
+	CREATE OR REPLACE TRIGGER registry_grown AFTER INSERT ON iot.device
+		FOR EACH STATEMENT EXECUTE FUNCTION iot_internal.registry_grown();
+	CREATE OR REPLACE TRIGGER registry_grown AFTER INSERT ON iot.sensor
+		REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT
+		EXECUTE FUNCTION iot_internal.registry_grown();
 
 	INSERT INTO iot.type_sweep (only_row) VALUES (true)
 		ON CONFLICT DO NOTHING;

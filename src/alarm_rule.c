@@ -88,11 +88,13 @@ static const pg_uuid_t conditions = {{0}};
 
 static bool cache_built = false;
 static bool cache_stale = false;
+static bool devices_stale = false;	/* where they belong, and nothing else */
 static bool cache_ends_with_xact = false;
 static int	user_count = 0;		/* statements that hold rules of ours */
 
-static const char *const watched_names[] = {"alarm_rule", "device"};
-static Oid	watched[lengthof(watched_names)];
+/* Tables whose rows the cache holds; zero until it is first built. */
+static Oid	rule_relid;
+static Oid	device_relid;
 
 static IotPlan select_devices = {
 	"SELECT d.device_id, d.device_type_id, d.device_group_id"
@@ -105,9 +107,8 @@ static void
 on_relcache_change(Datum arg, Oid relid)
 {
 	/* no relation in particular means all of them */
-	cache_stale = cache_stale || !OidIsValid(relid);
-	for (int i = 0; i < lengthof(watched); i++)
-		cache_stale = cache_stale || watched[i] == relid;
+	cache_stale = cache_stale || !OidIsValid(relid) || relid == rule_relid;
+	devices_stale = devices_stale || relid == device_relid;
 }
 
 static void
@@ -199,11 +200,12 @@ rebuild(void)
 	cache.cxt = NULL;
 	cache.cxt = AllocSetContextCreate(TopMemoryContext, "iot alarm rules",
 									  ALLOCSET_DEFAULT_SIZES);
-	for (int i = 0; i < lengthof(watched); i++)
-		watched[i] = get_relname_relid(watched_names[i], schema);
+	rule_relid = get_relname_relid("alarm_rule", schema);
+	device_relid = get_relname_relid("device", schema);
 
 	/* from here on an invalidation is about what we are reading, and must not be lost */
 	cache_stale = false;
+	devices_stale = false;
 	rows = (int) iot_alarm_rules_read();
 	previous = MemoryContextSwitchTo(cache.cxt);
 	cache.scopes = scope_create(cache.cxt, Max(rows, 16), NULL);
@@ -243,6 +245,15 @@ iot_alarm_rules_begin(void)
 	AcceptInvalidationMessages();
 	if (!cache_built || cache_stale || hash_get_num_entries(cache.devices) > CACHE_MAX_DEVICES)
 		rebuild();
+	else if (devices_stale)
+	{
+		HTAB	   *forgotten = cache.devices;
+
+		/* a device that moves changes no rule, of which there may be thousands */
+		devices_stale = false;
+		cache.devices = make_table("iot alarm devices", sizeof(DeviceEntry));
+		hash_destroy(forgotten);
+	}
 	if (IsolationUsesXactSnapshot())
 		cache_ends_with_xact = true;
 	if (hash_get_num_entries(cache.parameters) == 0)

@@ -7,11 +7,12 @@
  * short session pays for its own device only and a long one for those that speak.  Names that do
  * not exist are never kept: strangers must not fill our memory.
  *
- * Statement triggers on the registry's tables send relcache invalidations.  A batch first takes in
- * what invalidations there are, and then lives with one state of the cache to its end; what it
- * looked up stays valid until iot_registry_end().  What was read under a transaction's snapshot
- * ends with that transaction, for invalidations that came before the reading may have been about
- * rows which that snapshot does not show.
+ * Statement triggers on the registry's tables send relcache invalidations; of new devices they send
+ * none, since nobody keeps anything of those (see registry_changed.c).  A batch first takes in what
+ * invalidations there are, and then lives with one state of the cache to its end; what it looked up
+ * stays valid until iot_registry_end().  What was read under a transaction's snapshot ends with that
+ * transaction, for invalidations that came before the reading may have been about rows which that
+ * snapshot does not show.
  */
 #include "postgres.h"
 
@@ -34,7 +35,7 @@
 #include "registry_cache.h"
 #include "registry_topics.h"
 
-/* Beyond this everything is forgotten and read again as needed. */
+/* Beyond this devices are forgotten and read again as needed. */
 #define CACHE_MAX_BYTES		(24 * 1024 * 1024)
 
 typedef struct DeviceName
@@ -74,6 +75,7 @@ typedef struct ParameterEntry
 static struct
 {
 	MemoryContext cxt;			/* holds all that follows */
+	MemoryContext devices_cxt;	/* within it: devices, and what hangs on them */
 	device_table_hash *devices;
 	HTAB	   *parameters;
 	Interval   *keep;			/* of measurements; NULL is for ever */
@@ -81,15 +83,17 @@ static struct
 
 static bool cache_built = false;
 static bool cache_stale = false;
+static bool devices_stale = false;	/* and nothing else */
 static bool cache_ends_with_xact = false;
 static bool cache_used = false;	/* in this transaction */
 static int	user_levels[16];	/* nesting level of transactions where each open batch began */
 static int	user_count = 0;
 
-/* Tables whose rows the cache holds; all zero until the cache is first built. */
+/* Tables whose rows the cache holds, devices first; all zero until the cache is first built. */
 static const char *const watched_names[] = {
-	"device", "device_type", "device_type_mapping", "parameter", "sensor", "retention"
+	"device", "sensor", "device_type", "device_type_mapping", "parameter", "retention"
 };
+#define WATCHED_DEVICES 2
 static Oid	watched[lengthof(watched_names)];
 
 static IotPlan select_retention = {
@@ -123,7 +127,9 @@ on_relcache_change(Datum arg, Oid relid)
 {
 	/* no relation in particular means all of them */
 	cache_stale = cache_stale || !OidIsValid(relid);
-	for (int i = 0; i < lengthof(watched); i++)
+	for (int i = 0; i < WATCHED_DEVICES; i++)
+		devices_stale = devices_stale || watched[i] == relid;
+	for (int i = WATCHED_DEVICES; i < lengthof(watched); i++)
 		cache_stale = cache_stale || watched[i] == relid;
 }
 
@@ -190,6 +196,18 @@ load_retention(void)
 	SPI_freetuptable(SPI_tuptable);
 }
 
+/* Starts over without devices.  Where this raises, the next batch starts over again. */
+static void
+forget_devices(void)
+{
+	cache_built = false;
+	MemoryContextReset(cache.devices_cxt);
+	/* from here on an invalidation is about what we are going to read */
+	devices_stale = false;
+	cache.devices = device_table_create(cache.devices_cxt, 64, NULL);
+	cache_built = true;
+}
+
 /* Starts over with an empty cache.  Where this raises, the next batch starts over again. */
 static void
 rebuild(void)
@@ -201,7 +219,9 @@ rebuild(void)
 	if (cache.cxt == NULL)
 		cache.cxt = AllocSetContextCreate(TopMemoryContext, "iot registry",
 										  ALLOCSET_DEFAULT_SIZES);
+	/* with the context of devices */
 	MemoryContextReset(cache.cxt);
+	cache.devices_cxt = AllocSetContextCreate(cache.cxt, "iot devices", ALLOCSET_DEFAULT_SIZES);
 	previous = MemoryContextSwitchTo(cache.cxt);
 	for (int i = 0; i < lengthof(watched); i++)
 		watched[i] = get_relname_relid(watched_names[i], schema);
@@ -209,7 +229,8 @@ rebuild(void)
 	/* from here on an invalidation is about what we are reading, and must not be lost */
 	cache_built = false;
 	cache_stale = false;
-	cache.devices = device_table_create(cache.cxt, 64, NULL);
+	devices_stale = false;
+	cache.devices = device_table_create(cache.devices_cxt, 64, NULL);
 	ctl.keysize = sizeof(pg_uuid_t);
 	ctl.entrysize = sizeof(ParameterEntry);
 	ctl.hcxt = cache.cxt;
@@ -242,10 +263,11 @@ iot_registry_begin(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_STATEMENT_TOO_COMPLEX),
 				 errmsg("iot.ingest() is called by too many triggers within each other")));
-	if (user_count == 0 &&
-		(!cache_built || cache_stale ||
-		 MemoryContextMemAllocated(cache.cxt, true) > CACHE_MAX_BYTES))
+	if (user_count == 0 && (!cache_built || cache_stale))
 		rebuild();
+	else if (user_count == 0 &&
+			 (devices_stale || MemoryContextMemAllocated(cache.devices_cxt, true) > CACHE_MAX_BYTES))
+		forget_devices();
 	user_levels[user_count++] = GetCurrentTransactionNestLevel();
 	cache_used = true;
 	if (IsolationUsesXactSnapshot())
@@ -272,6 +294,7 @@ keep_parameter(int row)
 	entry = hash_search(cache.parameters, &parameter_id, HASH_FIND, NULL);
 	if (entry == NULL)
 	{
+		MemoryContext previous = MemoryContextSwitchTo(cache.cxt);
 		char	   *name = text_column(row, 3);
 		const IotLabels *made = NULL;
 
@@ -281,6 +304,7 @@ keep_parameter(int row)
 		entry = hash_search(cache.parameters, &parameter_id, HASH_ENTER, &found);
 		entry->name = name;
 		entry->labels = made;
+		MemoryContextSwitchTo(previous);
 	}
 	return entry;
 }
@@ -329,10 +353,11 @@ load_sensors(IotDevice **devices, int count)
 			if (memcmp(device_id.data, device->device_id.data, UUID_LEN) != 0)
 				break;
 		}
-		device->sensors = MemoryContextAlloc(cache.cxt, sizeof(IotSensor) * (row - first + 1));
+		device->sensors = MemoryContextAlloc(cache.devices_cxt,
+											 sizeof(IotSensor) * (row - first + 1));
 		for (int j = first; j < row; j++)
 		{
-			MemoryContext previous = MemoryContextSwitchTo(cache.cxt);
+			MemoryContext previous = MemoryContextSwitchTo(cache.devices_cxt);
 			const ParameterEntry *parameter = keep_parameter(j);
 			IotSensor  *sensor = &device->sensors[device->sensor_count++];
 			bool		isnull;
@@ -378,12 +403,12 @@ iot_registry_load(List *names)
 	devices = palloc(sizeof(IotDevice *) * (rows + 1));
 	for (int row = 0; row < rows; row++)
 	{
-		IotDevice  *device = MemoryContextAllocZero(cache.cxt, sizeof(IotDevice));
+		IotDevice  *device = MemoryContextAllocZero(cache.devices_cxt, sizeof(IotDevice));
 		pg_uuid_t	device_type_id = uuid_column(row, 5);
 		bool		isnull;
 
 		strlcpy(device->name, text_column(row, 1), sizeof(device->name));
-		device->spoken_name = MemoryContextStrdup(cache.cxt, as_spoken(text_column(row, 6)));
+		device->spoken_name = MemoryContextStrdup(cache.devices_cxt, as_spoken(text_column(row, 6)));
 		device->device_id = uuid_column(row, 2);
 		device->adapter_id = uuid_column(row, 3);
 		device->enabled = DatumGetBool(column(row, 4, &isnull));
@@ -415,6 +440,15 @@ iot_registry_device(const char *name, size_t len)
 	DeviceEntry *entry = device_table_lookup(cache.devices, key);
 
 	return entry != NULL ? entry->device : NULL;
+}
+
+/* Whether a device is loaded that is called so in the database's encoding, in a batch or outside. */
+bool
+iot_registry_knows(char *spoken_name)
+{
+	char	   *name = as_spoken(spoken_name);
+
+	return cache_built && iot_registry_device(name, strlen(name)) != NULL;
 }
 
 /* Whether a device can be called so, here or elsewhere. */

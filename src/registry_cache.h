@@ -57,6 +57,7 @@ extern void iot_registry_begin(void);
 extern void iot_registry_end(void);
 extern IotDevice *iot_registry_device(const char *name, size_t len);
 extern void iot_registry_load(List *names);
+extern bool iot_registry_knows(char *spoken_name);
 extern IotDevice *iot_registry_device_by_id(const pg_uuid_t *device_id);
 extern IotDevice *iot_registry_device_by_name(text *name);
 extern bool iot_spoken_name_valid(const char *name, size_t len);
