@@ -251,7 +251,8 @@ iot_wait_for_command(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("command_id must not be null")));
+				 errmsg("command_id must not be null"),
+				 errhint("Give what iot.send_command() returned.")));
 	command_id = PG_GETARG_UUID_P(0);
 	if (!PG_ARGISNULL(1))
 	{
