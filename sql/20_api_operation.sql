@@ -60,6 +60,10 @@ BEGIN
 END
 $function$;
 
+-- Until the end of the transaction no worker begins one; see src/worker_hold.c.
+CREATE OR REPLACE FUNCTION iot_internal.hold_workers() RETURNS void
+LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'iot_hold_workers';
+
 -- Everything that depends on the functions of this version and not on the rows: defaults, triggers,
 -- views, policies, grants, comments.  Can be run at any time, and makes the same again.
 CREATE OR REPLACE FUNCTION iot_internal.arm() RETURNS void
@@ -102,6 +106,7 @@ DECLARE
 	version integer;
 BEGIN
 	PERFORM iot_internal.require_superuser('iot.migrate()');
+	PERFORM iot_internal.hold_workers();
 	IF to_regclass('iot.schema_version') IS NULL THEN
 		RAISE EXCEPTION 'iot has no tables in this database'
 			USING ERRCODE = 'object_not_in_prerequisite_state',
