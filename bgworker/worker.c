@@ -152,17 +152,26 @@ iot_sqlstate_is_refusal(int sqlerrcode)
 static const char *
 gate_closed(int flags)
 {
-	Oid			extension = get_extension_oid("iot", true);
+	static Oid	extension = InvalidOid;	/* as the last transaction found it */
+	Oid			found;
 	Oid			worker;
 	Oid			schema;
 	Oid			epoch_table;
 	Oid			version_table;
 
-	if (!OidIsValid(extension))
+	/* looked for under the lock: mostly it is what it was */
+	if (OidIsValid(extension))
+		LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+	found = get_extension_oid("iot", true);
+	if (!OidIsValid(found))
 		return "extension \"iot\" is not installed in this database";
-	LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
-	if (get_extension_oid("iot", true) != extension)
-		return "extension \"iot\" is being replaced";
+	if (found != extension)
+	{
+		extension = found;
+		LockDatabaseObject(ExtensionRelationId, extension, 0, AccessShareLock);
+		if (get_extension_oid("iot", true) != extension)
+			return "extension \"iot\" is being replaced";
+	}
 	worker = get_role_oid("iot_worker", true);
 	if (!OidIsValid(worker))
 		return "role \"iot_worker\" does not exist; run \"SELECT iot.install()\"";

@@ -6,15 +6,12 @@ LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_system_identifier_sql
 CREATE OR REPLACE FUNCTION iot_internal.timeline() RETURNS integer
 LANGUAGE c STABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_timeline_sql';
 
--- Version of the tables that these functions know; iot.schema_version holds that of the data.  Not
--- immutable: an update replaces it under plans that workers and sessions keep.  Asked by every
--- transaction of a worker: in SQL it would be planned anew each time.
+-- Version of the tables that these functions know; iot.schema_version holds that of the data.  Asked by
+-- every transaction of a worker: so it is one that the planner puts its value in place of, which needs
+-- it to have no settings of its own, and its body names nothing.  A plan that was kept is made anew
+-- when an update replaces the function.
 CREATE OR REPLACE FUNCTION iot_internal.schema_version() RETURNS integer
-LANGUAGE plpgsql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $function$
-BEGIN
-	RETURN 1;
-END
-$function$;
+LANGUAGE sql STABLE PARALLEL SAFE AS 'SELECT 1';
 
 -- What the tables say of this server, without writing anything:
 --   ok        the data is at home here and workers may work

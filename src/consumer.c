@@ -201,30 +201,9 @@ load(Datum name, ConsumerState *state)
 	state->old = DatumGetBool(SPI_getbinval(row, desc, 6, &isnull));
 }
 
-/* One page into SPI_tuptable; returns its number of rows. */
-static uint64
-read_page(const ConsumerState *state, bool continued, int64 limit, Datum types, bool types_null)
-{
-	Datum		values[5];
-	IotPlan    *plan;
-
-	if (continued)
-		plan = &read_on;
-	else if (snapshot_has_running(state->last))
-		plan = &read_later_or_running;
-	else
-		plan = &read_later;
-	values[0] = state->last;
-	values[1] = state->target;
-	values[2] = Int64GetDatum(state->after_id);
-	values[3] = Int64GetDatum(limit);
-	values[4] = types;
-	return iot_plan_execute(plan, values, types_null ? "    n" : NULL);
-}
-
 /* Adds the rows of SPI_tuptable to the events. */
 static void
-add_page(IotLogEvents *events)
+add_rows(IotLogEvents *events)
 {
 	if (SPI_tuptable->numvals == 0)
 		return;
@@ -242,19 +221,52 @@ add_page(IotLogEvents *events)
 	}
 }
 
+/* Adds one page to the events; returns how many that were. */
+static int
+read_page(const ConsumerState *state, bool continued, int64 limit, Datum types, IotLogEvents *events)
+{
+	bool		running = !continued && snapshot_has_running(state->last);
+	Datum		values[5];
+	int			before = events->count;
+
+	if (!continued && !running && before == 0)
+	{
+		IotLogWindow window = {
+			.from = snapshot_xmax(state->last),
+			.until = snapshot_xmax(state->target),
+			.target = state->target,
+			.after_id = state->after_id,
+			.max_rows = limit
+		};
+
+		if (iot_event_scan(&window, types, events))
+			return events->count;
+		events->count = 0;
+	}
+	values[0] = state->last;
+	values[1] = state->target;
+	values[2] = Int64GetDatum(state->after_id);
+	values[3] = Int64GetDatum(limit);
+	values[4] = types;
+	iot_plan_execute(continued ? &read_on : running ? &read_later_or_running : &read_later, values,
+					 types == (Datum) 0 ? "    n" : NULL);
+	add_rows(events);
+	return events->count - before;
+}
+
 /*
  * Reads up to max_rows from the state on, moves the state, and adds what was read to the events.
  * Returns whether the cursor has moved enough to be worth a write.
  */
 static bool
-read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, IotLogEvents *events)
+read_pages(ConsumerState *state, int64 max_rows, Datum types, IotLogEvents *events)
 {
 	bool		moved = false;
 
 	for (;;)
 	{
 		bool		continued = state->target != (Datum) 0;
-		uint64		rows;
+		int			rows;
 
 		if (!continued)
 		{
@@ -268,8 +280,7 @@ read_pages(ConsumerState *state, int64 max_rows, Datum types, bool types_null, I
 				return moved;
 			}
 		}
-		rows = read_page(state, continued, max_rows, types, types_null);
-		add_page(events);
+		rows = read_page(state, continued, max_rows, types, events);
 		max_rows -= rows;
 		if (max_rows == 0)
 		{
@@ -320,7 +331,7 @@ iot_consumer_next(Datum name, Datum types, int max_rows, IotLogEvents *events)
 		CHECK_FOR_INTERRUPTS();
 		events->count = 0;
 		load(name, &state);
-		if (!read_pages(&state, max_rows, types, types == (Datum) 0, events))
+		if (!read_pages(&state, max_rows, types, events))
 		{
 			Assert(events->count == 0);
 			return;

@@ -23,7 +23,21 @@ typedef struct IotLogEvents
 	IotLogEvent *events;
 } IotLogEvents;
 
+/* What is new in a snapshot: the events of these transactions that are visible in it. */
+typedef struct IotLogWindow
+{
+	uint64		from;			/* an xid, inclusive */
+	uint64		until;			/* exclusive */
+	Datum		target;			/* the snapshot, of SQL type pg_snapshot */
+	int64		after_id;
+	int64		max_rows;
+} IotLogWindow;
+
+/* consumer.c */
 extern void iot_consumer_next(Datum name, Datum types, int max_rows, IotLogEvents *events);
 extern PGDLLEXPORT Datum iot_consumer_snapshot(void);
+
+/* event_scan.c */
+extern bool iot_event_scan(const IotLogWindow *window, Datum types, IotLogEvents *events);
 
 #endif							/* IOT_CONSUMER_H */

@@ -17,7 +17,7 @@ my $folder = PostgreSQL::Test::Utils::tempdir;
 my $extension_dir = IotTest::pg_config('--sharedir') . '/extension';
 my $made = "$folder/stage$extension_dir";
 my ($old) = slurp_file("$IotTest::source_dir/iot.control") =~ /^default_version = '(.*)'$/m;
-my ($known) = slurp_file("$IotTest::source_dir/sql/10_internal_epoch.sql") =~ /^\tRETURN (\d+);$/m;
+my ($known) = slurp_file("$IotTest::source_dir/sql/10_internal_epoch.sql") =~ / AS 'SELECT (\d+)';$/m;
 my ($new, $step) = ('99.0', $known + 1);
 
 sub write_file
@@ -63,7 +63,7 @@ change('src/iot.h', qr/^(#define IOT_SCHEMA_VERSION) $known$/m, sub { "$1 $step"
 utime $header_time, $header_time, $header;
 unlink "$folder/next/bgworker/worker.o", "$folder/next/bgworker/iot_worker.so";
 change('iot.control', qr/^default_version = .*$/m, sub { "default_version = '$new'" });
-change('sql/10_internal_epoch.sql', qr/^\tRETURN $known;$/m, sub { "\tRETURN $step;" });
+change('sql/10_internal_epoch.sql', qr/ AS 'SELECT $known';$/m, sub { " AS 'SELECT $step';" });
 change('sql/30_install_registry.sql', qr/(CREATE TABLE iot\.device \(.*?)(\n\t\);)/s,
 	sub { "$1,\n\t\tlocation text$2" });
 write_file("$folder/next/sql/20_next.sql", <<"EOC");
