@@ -33,6 +33,7 @@
 
 #include "plan.h"
 #include "registry_cache.h"
+#include "registry_sensors.h"
 #include "registry_topics.h"
 
 /* Beyond this devices are forgotten and read again as needed. */
@@ -65,19 +66,11 @@ typedef struct DeviceEntry
 #define SH_DEFINE
 #include "lib/simplehash.h"
 
-typedef struct ParameterEntry
-{
-	pg_uuid_t	parameter_id;	/* key */
-	const char *name;
-	const IotLabels *labels;
-} ParameterEntry;
-
 static struct
 {
 	MemoryContext cxt;			/* holds all that follows */
 	MemoryContext devices_cxt;	/* within it: devices, and what hangs on them */
 	device_table_hash *devices;
-	HTAB	   *parameters;
 	Interval   *keep;			/* of measurements; NULL is for ever */
 } cache;
 
@@ -113,14 +106,6 @@ static IotPlan select_name_by_name = {
 	"SELECT coalesce(d.external_id, d.name) FROM iot.device d WHERE d.name = $1",
 	1, {TEXTOID}
 };
-static IotPlan select_sensors = {
-	"SELECT s.device_id, s.parameter_id, p.name, p.labels, s.labels"
-	" FROM iot.sensor s JOIN iot.parameter p ON p.parameter_id = s.parameter_id"
-	" WHERE s.device_id = ANY ($1)"
-	" ORDER BY s.device_id, p.name COLLATE \"C\"",
-	1, {UUIDARRAYOID}
-};
-
 /* May run anywhere, in the middle of a lookup too: sets a flag and frees nothing. */
 static void
 on_relcache_change(Datum arg, Oid relid)
@@ -205,6 +190,7 @@ forget_devices(void)
 	/* from here on an invalidation is about what we are going to read */
 	devices_stale = false;
 	cache.devices = device_table_create(cache.devices_cxt, 64, NULL);
+	iot_registry_sensors_forget();
 	cache_built = true;
 }
 
@@ -213,7 +199,6 @@ static void
 rebuild(void)
 {
 	Oid			schema = get_namespace_oid("iot", false);
-	HASHCTL		ctl = {0};
 	MemoryContext previous;
 
 	if (cache.cxt == NULL)
@@ -221,7 +206,9 @@ rebuild(void)
 										  ALLOCSET_DEFAULT_SIZES);
 	/* with the context of devices */
 	MemoryContextReset(cache.cxt);
-	cache.devices_cxt = AllocSetContextCreate(cache.cxt, "iot devices", ALLOCSET_DEFAULT_SIZES);
+	/* rows are kept until all are forgotten, and take no more than they are long */
+	cache.devices_cxt = GenerationContextCreate(cache.cxt, "iot devices", ALLOCSET_DEFAULT_MINSIZE,
+												ALLOCSET_DEFAULT_INITSIZE, 256 * 1024);
 	previous = MemoryContextSwitchTo(cache.cxt);
 	for (int i = 0; i < lengthof(watched); i++)
 		watched[i] = get_relname_relid(watched_names[i], schema);
@@ -231,11 +218,7 @@ rebuild(void)
 	cache_stale = false;
 	devices_stale = false;
 	cache.devices = device_table_create(cache.devices_cxt, 64, NULL);
-	ctl.keysize = sizeof(pg_uuid_t);
-	ctl.entrysize = sizeof(ParameterEntry);
-	ctl.hcxt = cache.cxt;
-	cache.parameters = hash_create("iot parameters", 64, &ctl,
-								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	iot_registry_sensors_begin(cache.cxt, cache.devices_cxt);
 	iot_registry_topics_load();
 	load_retention();
 	cache_built = true;
@@ -281,98 +264,6 @@ iot_registry_end(void)
 	user_count--;
 }
 
-/* The parameter of a row of select_sensors, kept once for all its sensors. */
-static const ParameterEntry *
-keep_parameter(int row)
-{
-	pg_uuid_t	parameter_id = uuid_column(row, 2);
-	bool		found;
-	bool		isnull;
-	Datum		labels;
-	ParameterEntry *entry;
-
-	entry = hash_search(cache.parameters, &parameter_id, HASH_FIND, NULL);
-	if (entry == NULL)
-	{
-		MemoryContext previous = MemoryContextSwitchTo(cache.cxt);
-		char	   *name = text_column(row, 3);
-		const IotLabels *made = NULL;
-
-		labels = column(row, 4, &isnull);
-		if (!isnull)
-			made = iot_labels_make(labels);
-		entry = hash_search(cache.parameters, &parameter_id, HASH_ENTER, &found);
-		entry->name = name;
-		entry->labels = made;
-		MemoryContextSwitchTo(previous);
-	}
-	return entry;
-}
-
-static int
-compare_device_ids(const void *a, const void *b)
-{
-	const IotDevice *const *left = a;
-	const IotDevice *const *right = b;
-
-	return memcmp((*left)->device_id.data, (*right)->device_id.data, UUID_LEN);
-}
-
-/* Gives new devices their sensors; both are read in the order of device_id. */
-static void
-load_sensors(IotDevice **devices, int count)
-{
-	Datum	   *ids = palloc(sizeof(Datum) * count);
-	Datum		arg;
-	int			rows;
-	int			row = 0;
-
-	qsort(devices, count, sizeof(IotDevice *), compare_device_ids);
-	for (int i = 0; i < count; i++)
-		ids[i] = UUIDPGetDatum(&devices[i]->device_id);
-	arg = PointerGetDatum(construct_array(ids, count, UUIDOID, UUID_LEN, false, TYPALIGN_CHAR));
-	rows = (int) iot_plan_execute(&select_sensors, &arg, NULL);
-	for (int i = 0; i < count; i++)
-	{
-		IotDevice  *device = devices[i];
-		int			first;
-
-		/* rows of a device that is not ours cannot be; still, never run out of step */
-		while (row < rows)
-		{
-			pg_uuid_t	device_id = uuid_column(row, 1);
-
-			if (memcmp(device_id.data, device->device_id.data, UUID_LEN) >= 0)
-				break;
-			row++;
-		}
-		for (first = row; row < rows; row++)
-		{
-			pg_uuid_t	device_id = uuid_column(row, 1);
-
-			if (memcmp(device_id.data, device->device_id.data, UUID_LEN) != 0)
-				break;
-		}
-		device->sensors = MemoryContextAlloc(cache.devices_cxt,
-											 sizeof(IotSensor) * (row - first + 1));
-		for (int j = first; j < row; j++)
-		{
-			MemoryContext previous = MemoryContextSwitchTo(cache.devices_cxt);
-			const ParameterEntry *parameter = keep_parameter(j);
-			IotSensor  *sensor = &device->sensors[device->sensor_count++];
-			bool		isnull;
-			Datum		labels = column(j, 5, &isnull);
-
-			sensor->parameter_id = parameter->parameter_id;
-			sensor->name = parameter->name;
-			sensor->name_len = strlen(parameter->name);
-			sensor->labels = isnull ? parameter->labels : iot_labels_make(labels);
-			MemoryContextSwitchTo(previous);
-		}
-	}
-	SPI_freetuptable(SPI_tuptable);
-}
-
 static char *
 as_spoken(char *name)
 {
@@ -403,12 +294,17 @@ iot_registry_load(List *names)
 	devices = palloc(sizeof(IotDevice *) * (rows + 1));
 	for (int row = 0; row < rows; row++)
 	{
-		IotDevice  *device = MemoryContextAllocZero(cache.devices_cxt, sizeof(IotDevice));
+		char	   *name = text_column(row, 1);
+		char	   *spoken = as_spoken(text_column(row, 6));
+		Size		size = strlen(spoken) + 1;
+		IotDevice  *device = MemoryContextAllocZero(cache.devices_cxt, sizeof(IotDevice) + size);
 		pg_uuid_t	device_type_id = uuid_column(row, 5);
 		bool		isnull;
 
-		strlcpy(device->name, text_column(row, 1), sizeof(device->name));
-		device->spoken_name = MemoryContextStrdup(cache.devices_cxt, as_spoken(text_column(row, 6)));
+		/* names are behind, and mostly one */
+		device->spoken_name = memcpy(device + 1, spoken, size);
+		device->name = strcmp(name, spoken) == 0 ? device->spoken_name :
+			MemoryContextStrdup(cache.devices_cxt, name);
 		device->device_id = uuid_column(row, 2);
 		device->adapter_id = uuid_column(row, 3);
 		device->enabled = DatumGetBool(column(row, 4, &isnull));
@@ -418,7 +314,7 @@ iot_registry_load(List *names)
 	SPI_freetuptable(SPI_tuptable);
 	if (rows == 0)
 		return;
-	load_sensors(devices, rows);
+	iot_registry_load_sensors(devices, rows);
 
 	/* only what is complete can be found */
 	for (int i = 0; i < rows; i++)
@@ -504,49 +400,6 @@ iot_registry_device_by_name(text *name)
 	if (device != NULL && strcmp(device->name, wanted) == 0)
 		return device;
 	return find_device(&select_name_by_name, PointerGetDatum(name));
-}
-
-static int
-compare_name(const IotSensor *sensor, const char *name, size_t len)
-{
-	size_t		common = Min(sensor->name_len, len);
-	int			order = memcmp(sensor->name, name, common);
-
-	if (order == 0 && sensor->name_len != len)
-		order = sensor->name_len < len ? -1 : 1;
-	return order;
-}
-
-/* The device's sensor of that parameter, or NULL. */
-const IotSensor *
-iot_device_sensor(IotDevice *device, const char *name, size_t len)
-{
-	int			low = 0;
-	int			high = device->sensor_count;
-	int			hint = device->sensor_hint;
-
-	/* devices say their parameters in the same order each time */
-	if (hint < high && compare_name(&device->sensors[hint], name, len) == 0)
-	{
-		device->sensor_hint = hint + 1 < high ? hint + 1 : 0;
-		return &device->sensors[hint];
-	}
-	while (low < high)
-	{
-		int			middle = low + (high - low) / 2;
-		int			order = compare_name(&device->sensors[middle], name, len);
-
-		if (order == 0)
-		{
-			device->sensor_hint = middle + 1 < device->sensor_count ? middle + 1 : 0;
-			return &device->sensors[middle];
-		}
-		if (order < 0)
-			low = middle + 1;
-		else
-			high = middle;
-	}
-	return NULL;
 }
 
 /* Start of the time for which measurements are kept. */

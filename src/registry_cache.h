@@ -36,7 +36,7 @@ typedef struct IotSensor
 
 typedef struct IotDevice
 {
-	char		name[IOT_DEVICE_NAME_MAX + 1];
+	const char *name;
 	const char *spoken_name;	/* what it is called in topics and messages */
 	bool		enabled;
 	pg_uuid_t	device_id;
@@ -47,7 +47,7 @@ typedef struct IotDevice
 	int			topics[IOT_TOPIC_KINDS];	/* indexes for iot_registry_topic_match() */
 	int			sensor_count;
 	int			sensor_hint;	/* where the last lookup ended */
-	IotSensor  *sensors;		/* by name */
+	const IotSensor *sensors;	/* by name; other devices may have the same */
 	TimestampTz seen_written;	/* last_seen_at as this backend wrote it */
 	uint64		batch;			/* the last batch that touched the device */
 	int			touch;			/* and its place there */

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 #
-# Part "growth" of the benchmarks: what a command and a message cost by the number of devices in the
-# registry, and a notification by the number of sockets.  By the number of alarm rules and the size of the
-# history: part "storage".
+# Part "growth" of the benchmarks: what a command, a message and one more device cost by the number of
+# devices in the registry, and a notification by the number of sockets.  By the number of alarm rules and the
+# size of the history: part "storage".
 #
 #   BENCH_GROWTH_DEVICES='100 10000 100000'    registered, three sensors each
 #   BENCH_GROWTH_MESSAGES=30000                of telemetry, measured after each device has spoken once
@@ -59,27 +59,43 @@ growth_measure_ingest()
 	growth_ingest="$adapter_rate $((($(processor_us "$adapter") - before) / messages))"
 }
 
+# In growth_registered, the median in milliseconds of making one more device with three sensors, each in a
+# transaction of its own.
+growth_measure_registering()
+{
+	say "one more device beside $devices"
+	rm -f "$folder"/registered.*
+	pgbench -n -c 1 -t 300 -l --log-prefix="$folder/registered" -f "$folder/register.sql" \
+		>"$folder/pgbench.out" 2>"$folder/pgbench.log"
+	growth_registered=$(latencies "$folder"/registered.*)
+	growth_registered=${growth_registered% *}
+}
+
 growth_devices()
 {
-	local known=0 rate median p99 messages each first='' first_each
+	local known=0 rate median p99 messages each first='' first_each first_registered
 
 	for devices in $BENCH_GROWTH_DEVICES; do
 		growth_register $((known + 1)) "$devices"
 		known=$devices
 		growth_measure_commands
 		growth_measure_ingest
+		growth_measure_registering
 		read -r rate median p99 <<<"$growth_commands"
 		read -r messages each <<<"$growth_ingest"
 		echo "$devices $median $each" >>"$folder/devices.dat"
 		if [ -z "$first" ]; then
 			first=$median
 			first_each=$each
+			first_registered=$growth_registered
 		fi
 		row "$devices devices: commands, $clients clients waiting" "p50 $median ms (p99 $p99), $rate/s" \
 			"$first ms: the fewest" "$(ratio "$median" "$first")" -
 		row "$devices devices: telemetry, 3 values a message" \
 			"$each µs of the adapter's processor, $messages messages/s" \
 			"$first_each µs: the fewest" "$(ratio "$each" "$first_each")" -
+		row "$devices devices: registering one more, with three sensors" "p50 $growth_registered ms" \
+			"$first_registered ms: the fewest" "$(ratio "$growth_registered" "$first_registered")" -
 	done
 	megabytes_row "$devices devices: memory of the adapter, anonymous" \
 		"$(anonymous_memory "$(worker_pid 'iot mqtt adapter')")" 64
@@ -132,6 +148,7 @@ bench_growth()
 	add_user anna
 	enable_adapter "{\"batch_size\": $BENCH_BATCH}"
 	start_pushd
+	echo "SELECT iot.create_device('more-' || gen_random_uuid(), '{temperature,pressure,humidity}')" >"$folder/register.sql"
 	sed 's/level/humidity/g' test/bench/command_wait.sql >"$folder/command.sql"
 	growth_devices
 	# what the commands were told of waits for a socket, and would be measured with the rest

@@ -130,4 +130,26 @@ SELECT is(iot.ingest('new-2', '{"heat": 1}'), 1, 'and of a sensor that it has go
 COMMIT;
 SELECT is(iot.ingest('new-2', '{"heat": 2}', now() + interval '1 s'), 1, 'which it keeps');
 
+-- 6. what a session keeps of a device: of a fleet of a hundred thousand none has to be forgotten
+CREATE TABLE fleet AS SELECT array_agg(name) AS names FROM
+	(SELECT 'one-of-the-fleet-' || n AS name FROM generate_series(1, 2000) n) f;
+WITH made AS (
+	INSERT INTO iot.device (name, device_group_id, device_type_id, adapter_id)
+		SELECT n, d.device_group_id, d.device_type_id, d.adapter_id FROM fleet f, unnest(f.names) n, iot.device d
+			WHERE d.name = 'pump-1' RETURNING device_id)
+INSERT INTO iot.sensor (device_id, parameter_id)
+	SELECT m.device_id, p.parameter_id FROM made m, iot.parameter p;
+CREATE FUNCTION kept() RETURNS bigint LANGUAGE sql AS
+	$$SELECT sum(used_bytes)::bigint FROM pg_backend_memory_contexts WHERE name = 'iot devices'$$;
+CREATE FUNCTION speak(number integer) RETURNS bigint LANGUAGE sql AS $$
+	SELECT (a ->> 'stored')::bigint FROM fleet f CROSS JOIN LATERAL iot_internal.ingest_messages('mqtt',
+		ARRAY(SELECT 'iot/' || n || '/telemetry' FROM unnest(f.names) n),
+		ARRAY(SELECT convert_to(format('{"level": 1, "heat": %s}', number), 'UTF8') FROM unnest(f.names)),
+		ARRAY(SELECT false FROM unnest(f.names))) a
+$$;
+SELECT kept() AS before \gset
+SELECT is(speak(1), 4000::bigint, 'two thousand devices speak');
+SELECT cmp_ok(kept() - :before, '>', 2000 * 100::bigint, 'each is known');
+SELECT cmp_ok(kept() - :before, '<', 2000 * 300::bigint, 'in less than three hundred bytes');
+
 SELECT * FROM finish();
