@@ -64,6 +64,31 @@ $function$;
 CREATE OR REPLACE FUNCTION iot_internal.hold_workers() RETURNS void
 LANGUAGE c VOLATILE AS 'MODULE_PATHNAME', 'iot_hold_workers';
 
+-- Takes all tables and views before any of them is changed, so that nobody's transaction has one and
+-- waits for another that we have.  Where that happens on the way we notice first, let go of all, and begin
+-- anew; those who come meanwhile wait at the devices, which most ask for first.  Partitions may be many,
+-- and are reached through their tables alone.
+CREATE OR REPLACE FUNCTION iot_internal.hold_tables() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET deadlock_timeout = '10 ms' AS $function$
+DECLARE
+	tables text := (SELECT string_agg('ONLY ' || c.oid::regclass, ', ' ORDER BY c.relname <> 'device', c.oid)
+		FROM pg_class c
+		WHERE c.relnamespace = 'iot'::regnamespace AND NOT c.relispartition
+			AND c.relkind = ANY (ARRAY['r', 'p', 'v']::"char"[]));
+BEGIN
+	FOR turn IN 1 .. 1000 LOOP
+		BEGIN
+			EXECUTE format('LOCK TABLE %s IN ACCESS EXCLUSIVE MODE', tables);
+			RETURN;
+		EXCEPTION WHEN deadlock_detected THEN
+			PERFORM pg_sleep(random() * 0.02);
+		END;
+	END LOOP;
+	RAISE EXCEPTION 'could not lock the tables of iot'
+		USING ERRCODE = 'lock_not_available', HINT = 'Try again when less is going on.';
+END
+$function$;
+
 -- Everything that depends on the functions of this version and not on the rows: defaults, triggers,
 -- views, policies, grants, comments.  Can be run at any time, and makes the same again.
 CREATE OR REPLACE FUNCTION iot_internal.arm() RETURNS void
@@ -112,6 +137,7 @@ BEGIN
 			USING ERRCODE = 'object_not_in_prerequisite_state',
 				HINT = 'Run "SELECT iot.install()".';
 	END IF;
+	PERFORM iot_internal.hold_tables();
 	SELECT v.version INTO version FROM iot.schema_version v FOR UPDATE;
 	IF version > iot_internal.schema_version() THEN
 		RAISE EXCEPTION 'the tables of iot have version %, its functions know version %',
