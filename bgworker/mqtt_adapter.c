@@ -32,6 +32,7 @@
 #include "bgworker/mqtt_take.h"
 #include "bgworker/worker.h"
 #include "device_state.h"
+#include "event.h"
 #include "iot.h"
 #include "plan.h"
 
@@ -409,10 +410,11 @@ static void
 log_attempt(const IotCommand *command)
 {
 	ereport(LOG,
-			(errmsg("command %s sent to device \"%s\": %s = %g, attempt %d",
+			(errmsg("command %s sent to device \"%s\": %s = %s, attempt %d",
 					DatumGetCString(DirectFunctionCall1(uuid_out,
 														UUIDPGetDatum(&command->command_id))),
-					command->device, command->parameter, command->value, command->attempts)));
+					command->device, command->parameter, iot_number_text(command->value),
+					command->attempts)));
 }
 
 /* Takes up commands and hands those whose turn it is to the connection. */

@@ -21,7 +21,6 @@
 #include "commands/trigger.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
-#include "utils/float.h"
 #include "utils/rel.h"
 
 #include "command_row.h"
@@ -154,11 +153,11 @@ compute_target(const CommandRow *command, const SensorState *current, double *ta
 	{
 		if (current->value.isnull)
 			return psprintf("no current value, %s expected",
-							float8out_internal(command->expected.value));
+							iot_number_text(command->expected.value));
 		if (current->value.value != command->expected.value)
 			return psprintf("current value is %s, not %s as expected",
-							float8out_internal(current->value.value),
-							float8out_internal(command->expected.value));
+							iot_number_text(current->value.value),
+							iot_number_text(command->expected.value));
 	}
 	if (strcmp(command->action, "add") == 0)
 	{
@@ -169,11 +168,11 @@ compute_target(const CommandRow *command, const SensorState *current, double *ta
 			return "result is out of range";
 	}
 	if (!command->value_min.isnull && *target < command->value_min.value)
-		return psprintf("value %s is below the minimum %s%s%s", float8out_internal(*target),
-						float8out_internal(command->value_min.value), space, unit);
+		return psprintf("value %s is below the minimum %s%s%s", iot_number_text(*target),
+						iot_number_text(command->value_min.value), space, unit);
 	if (!command->value_max.isnull && *target > command->value_max.value)
-		return psprintf("value %s is above the maximum %s%s%s", float8out_internal(*target),
-						float8out_internal(command->value_max.value), space, unit);
+		return psprintf("value %s is above the maximum %s%s%s", iot_number_text(*target),
+						iot_number_text(command->value_max.value), space, unit);
 	return NULL;
 }
 

@@ -123,6 +123,16 @@ iot_payload_uuid(IotPayload *payload, const char *key, const pg_uuid_t *value)
 	iot_payload_text(payload, key, text);
 }
 
+/* A number as JSON has it, in full whatever the session says of digits; palloc'd. */
+char *
+iot_number_text(double value)
+{
+	char	   *digits = palloc(DOUBLE_SHORTEST_DECIMAL_LEN);
+
+	double_to_shortest_decimal_buf(value, digits);
+	return digits;
+}
+
 /* The shortest digits that read back as the same double, whatever the session shows. */
 void
 iot_payload_float8(IotPayload *payload, const char *key, double value)

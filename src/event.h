@@ -24,6 +24,7 @@ extern PGDLLEXPORT void iot_payload_int8(IotPayload *payload, const char *key, i
 extern PGDLLEXPORT void iot_payload_bool(IotPayload *payload, const char *key, bool value);
 extern PGDLLEXPORT Datum iot_payload_end(IotPayload *payload);
 
+extern PGDLLEXPORT char *iot_number_text(double value);
 extern PGDLLEXPORT void iot_uuid_text(const pg_uuid_t *uuid, char *text);
 extern PGDLLEXPORT bool iot_uuid_parse(const char *text, size_t length, pg_uuid_t *uuid);
 

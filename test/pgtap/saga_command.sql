@@ -66,6 +66,10 @@ SELECT is(status(:'above'), 'FAILED', 'more than the maximum is refused');
 SELECT is(error(:'above'), 'value 100.0000001 is above the maximum 100 °C', 'and says why');
 SELECT iot.send_command('boiler', 'temperature', -5e-324) AS below \gset
 SELECT is(error(:'below'), 'value -5e-324 is below the minimum 0 °C', 'less than the minimum is refused');
+SET extra_float_digits = -10;
+SELECT is(error(iot.send_command('boiler', 'temperature', 123456789.5)), 'value 123456789.5 is above the maximum 100 °C',
+	'numbers are told in full, whatever the session says of digits');
+RESET extra_float_digits;
 SELECT is(types(:'below'), ARRAY['command.value_set', 'dm.value_set_error'], 'a refusal is an event');
 SELECT is((SELECT array_agg(s.service || ' ' || s.status || ' ' || s.error) FROM iot.saga_step s
 	WHERE s.command_id = :'below'), ARRAY['device FAILED value -5e-324 is below the minimum 0 °C'],

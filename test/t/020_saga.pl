@@ -95,15 +95,16 @@ is($iot->psql('SELECT value FROM iot.measurement m JOIN iot.device d USING (devi
 		  . " WHERE d.name = 'echo-1'"), '33.25', 'and is a measurement like any other');
 
 # the broker's word is enough, where somebody is subscribed
-my $trusted = $iot->send_command('trust-1', 'temperature', 40);
+my $trusted = $iot->send_command('trust-1', 'temperature', 40.123456789);
 is($iot->wait_for_command($trusted)->{status}, 'COMPLETED', "ack_mode broker: the broker's word");
+$iot->wait_for_log(qr/command $trusted sent to device "trust-1": temperature = 40\.123456789, attempt 1/, $log);
 $trust->stop;
 $watch->stop;
 my $alone = $iot->send_command('trust-1', 'temperature', 50);
 $row = $iot->wait_for_command($alone);
 is($row->{status}, 'CANCELLED', 'and nobody subscribed is an error');
 is($row->{error}, 'nobody is subscribed', 'that says so');
-is(values_of('trust-1'), '40|40|1', 'and is rolled back');
+is(values_of('trust-1'), '40.123456789|40.123456789|1', 'and is rolled back');
 
 # every step of it is in the counters; what a new connection had to send again is published twice
 $iot->poll("SELECT (counters ->> 'commands_completed')::int = 4"
