@@ -20,7 +20,7 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 	payload text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET jit = off
+SET enable_material = off SET enable_memoize = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_take';
 
@@ -85,7 +85,7 @@ RETURNS TABLE (device_id uuid, command_id uuid, device text, parameter_id uuid, 
 	payload text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET jit = off
+SET enable_material = off SET enable_memoize = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_in_flight';
 
@@ -93,7 +93,7 @@ CREATE OR REPLACE FUNCTION iot_internal.adapter_attempt(device_ids uuid[], comma
 RETURNS TABLE (command_id uuid)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET jit = off
+SET enable_material = off SET enable_memoize = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_attempt';
 
@@ -102,7 +102,7 @@ CREATE OR REPLACE FUNCTION iot_internal.adapter_result(
 RETURNS TABLE (command_id uuid, outcome text)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET jit = off
+SET enable_material = off SET enable_memoize = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_adapter_result';
 
@@ -110,7 +110,7 @@ CREATE OR REPLACE FUNCTION iot_internal.expire_commands(max_commands integer DEF
 RETURNS integer
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET jit = off
+SET enable_material = off SET enable_memoize = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_expire_commands';
 
@@ -138,7 +138,7 @@ RETURNS TABLE (command_id uuid, device_id uuid, device text, parameter text, act
 	deadline timestamptz, payload text)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_material = off SET jit = off
+SET enable_material = off SET enable_memoize = off SET jit = off
 SET plan_cache_mode = force_generic_plan
 AS $function$
 #variable_conflict use_column

@@ -189,7 +189,7 @@ CREATE OR REPLACE FUNCTION iot_internal.notify_events(max_events integer,
 	OUT events integer, OUT notifications integer, OUT pushes integer, OUT transfers integer)
 LANGUAGE c VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_bitmapscan = off
-SET jit = off
+SET enable_memoize = off SET jit = off
 AS 'MODULE_PATHNAME', 'iot_notify_events';
 
 -- Passes over one event that cannot be notified of, leaving it in the dead letters, so that it

@@ -15,7 +15,7 @@ CREATE OR REPLACE FUNCTION iot_internal.push_viewers(device_ids uuid[], username
 RETURNS TABLE (device_id uuid, ordinal integer, username text)
 LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 1000
 SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_push_viewers';
 
 -- Who of these users may be sent which of these notifications: iot_internal.may_receive() for many
@@ -24,7 +24,7 @@ CREATE OR REPLACE FUNCTION iot_internal.push_eligible(seqs bigint[], usernames t
 RETURNS TABLE (seq bigint, recipients integer[])
 LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 100
 SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_push_eligible';
 
 CREATE OR REPLACE FUNCTION iot_internal.push_state(
@@ -92,7 +92,7 @@ RETURNS TABLE (seq bigint, event text, device text, device_group text, recipient
 	message text)
 LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 100
 SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_push_events';
 
 -- Cuts sequence numbers, in their order, where the texts behind them come to 64 kB: a page waits in
@@ -122,7 +122,7 @@ RETURNS TABLE (epoch text, paused boolean, head bigint, floor bigint, scanned_to
 	recipients integer[], message text)
 LANGUAGE c STABLE STRICT SECURITY DEFINER ROWS 100
 SET search_path = pg_catalog, pg_temp SET enable_hashjoin = off SET enable_mergejoin = off
-SET enable_seqscan = off SET jit = off SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_memoize = off SET jit = off SET plan_cache_mode = force_generic_plan
 AS 'MODULE_PATHNAME', 'iot_push_since';
 
 -- The same for what is pending: deliveries to these users, or to whoever comes first, that nobody

@@ -65,24 +65,24 @@ static IotPlan register_from_start = {
 /*
  * What is approved for a device that has to be awake is left alone until its sign of life, which is
  * in the log too: see iot_internal.release_commands().
- *
- * In the order of the log; "returning" gives rows in the order of their insertion.
  */
-static IotPlan take = {
-	"WITH taken AS ("
-	" INSERT INTO iot.saga_step (device_id, command_id, service, status, created_at, updated_at)"
-	" SELECT c.device_id, c.command_id, 'adapter', 'PROCESSING', x.at, x.at"
+static IotPlan find_untaken = {
+	"SELECT " TAKE_COLUMNS
 	" FROM unnest($2, $3, $4) WITH ORDINALITY AS a(device_id, command_id, due, place)"
-	IOT_EACH_COMMAND("a", "c")
-	IOT_EACH("device", "k.device_id = c.device_id", "d")
-	IOT_EACH("device_type", "k.device_type_id = d.device_type_id", "t")
-	" CROSS JOIN (SELECT clock_timestamp() AS at) x"
-	" WHERE (a.due OR t.send_when = 'now') AND c.adapter_id = $1 AND c.status = 'COMMITTED' AND c.deadline > x.at AND d.enabled"
-	" ORDER BY a.place"
-	" ON CONFLICT (device_id, command_id, service) DO NOTHING RETURNING device_id, command_id),"
-	" numbered AS (SELECT t.device_id, t.command_id, row_number() OVER () AS place FROM taken t)"
-	" SELECT " TAKE_COLUMNS " FROM numbered a" IOT_EACH_COMMAND("a", "c") TAKE_JOINS " ORDER BY a.place",
+	IOT_EACH_COMMAND("a", "c") TAKE_JOINS
+	" WHERE (a.due OR t.send_when = 'now') AND c.adapter_id = $1 AND c.status = 'COMMITTED'"
+	" AND c.deadline > clock_timestamp() AND d.enabled"
+	" ORDER BY a.place",
 	4, {UUIDOID, UUIDARRAYOID, UUIDARRAYOID, BOOLARRAYOID}
+};
+
+/* "returning" gives rows in the order of their insertion. */
+static IotPlan insert_steps = {
+	"INSERT INTO iot.saga_step (device_id, command_id, service, status, created_at, updated_at)"
+	" SELECT a.device_id, a.command_id, 'adapter', 'PROCESSING', x.at, x.at"
+	" FROM (SELECT clock_timestamp() AS at) x, unnest($1, $2) AS a(device_id, command_id)"
+	" ON CONFLICT (device_id, command_id, service) DO NOTHING RETURNING command_id",
+	2, {UUIDARRAYOID, UUIDARRAYOID}
 };
 static IotPlan in_flight = {
 	"SELECT " TAKE_COLUMNS " FROM iot.saga_step f" IOT_EACH_COMMAND("f", "c") TAKE_JOINS
@@ -203,13 +203,19 @@ iot_require_not_null(FunctionCallInfo fcinfo, int count)
 	}
 }
 
-/* Takes up the commands that the events tell of, into SPI_tuptable; returns how many. */
-static uint64
-take_events(Datum adapter_id, const IotLogEvents *events)
+/*
+ * Takes up the commands that the events tell of, and gives them to the caller in the order of the log;
+ * how many.  Those that have a step already are left out: the log may tell of a command twice.
+ */
+static int
+take_events(Datum adapter_id, const IotLogEvents *events, ReturnSetInfo *rsinfo)
 {
 	IotKeyList	keys;
 	Datum	   *due = palloc(sizeof(Datum) * events->count);
 	Datum		values[4];
+	SPITupleTable *commands;
+	int			taken;
+	int			at = 0;
 
 	iot_key_list_init(&keys, events->count);
 	for (int i = 0; i < events->count; i++)
@@ -230,7 +236,31 @@ take_events(Datum adapter_id, const IotLogEvents *events)
 	values[2] = iot_uuid_array(keys.command_ids, keys.count);
 	values[3] = PointerGetDatum(construct_array(due, keys.count, BOOLOID, sizeof(bool), true,
 												TYPALIGN_CHAR));
-	return iot_plan_execute(&take, values, NULL);
+	if (iot_plan_execute(&find_untaken, values, NULL) == 0)
+		return 0;
+	commands = SPI_tuptable;
+	keys.count = 0;
+	for (uint64 i = 0; i < commands->numvals; i++)
+	{
+		bool		isnull;
+		Datum		device_id = SPI_getbinval(commands->vals[i], commands->tupdesc, 1, &isnull);
+		Datum		command_id = SPI_getbinval(commands->vals[i], commands->tupdesc, 2, &isnull);
+
+		iot_key_list_add(&keys, device_id, command_id, (Datum) 0, true);
+	}
+	values[0] = iot_uuid_array(keys.device_ids, keys.count);
+	values[1] = iot_uuid_array(keys.command_ids, keys.count);
+	taken = (int) iot_plan_execute(&insert_steps, values, NULL);
+	for (int i = 0; i < taken; i++)
+	{
+		bool		isnull;
+		Datum		command_id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
+
+		while (memcmp(DatumGetUUIDP(keys.command_ids[at]), DatumGetUUIDP(command_id), UUID_LEN) != 0)
+			at++;
+		tuplestore_puttuple(rsinfo->setResult, commands->vals[at++]);
+	}
+	return taken;
 }
 
 /*
@@ -269,11 +299,9 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 	do
 	{
 		iot_consumer_next(consumer, wanted, max_commands, &events);
-		if (events.count > 0 && take_events(PG_GETARG_DATUM(0), &events) > 0)
-		{
-			emit(fcinfo);
+		if (events.count > 0 && take_events(PG_GETARG_DATUM(0), &events,
+											(ReturnSetInfo *) fcinfo->resultinfo) > 0)
 			break;
-		}
 	} while (events.count == max_commands);
 	SPI_finish();
 	return (Datum) 0;
