@@ -49,11 +49,7 @@ END
 $$;
 
 CREATE OR REPLACE FUNCTION iot_internal.utc_text(at timestamptz) RETURNS text
-LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	RETURN to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"');
-END
-$$;
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'iot_utc_text';
 
 -- Whether a user belongs to the audience of a notification, permissions aside.
 CREATE OR REPLACE FUNCTION iot_internal.in_audience(p_username text, p_audience text, p_author text)

@@ -1,6 +1,7 @@
 /*
  * notification.c
- *		What notification rules are made of: event patterns and message templates, for SQL.
+ *		What notification rules are made of: event patterns and message templates, and how times are
+ *		written; for SQL.
  *
  * Runs in any backend; results are in the caller's memory context.  The parsing itself is in
  * src/core, where it is tested alone.
@@ -15,6 +16,7 @@
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 #include "utils/numeric.h"
+#include "utils/timestamp.h"
 
 #include "compat.h"
 #include "core/glob.h"
@@ -24,6 +26,7 @@ PG_FUNCTION_INFO_V1(iot_event_matches);
 PG_FUNCTION_INFO_V1(iot_event_pattern_valid);
 PG_FUNCTION_INFO_V1(iot_template_names);
 PG_FUNCTION_INFO_V1(iot_template_render_sql);
+PG_FUNCTION_INFO_V1(iot_utc_text);
 
 /* iot_internal.event_matches(pattern text, event text) returns boolean; STRICT IMMUTABLE. */
 Datum
@@ -129,4 +132,22 @@ iot_template_render_sql(PG_FUNCTION_ARGS)
 							   IOT_TEMPLATE_TEXT, lookup_value, values, VARDATA(result), size + 1);
 	SET_VARSIZE(result, VARHDRSZ + size);
 	PG_RETURN_TEXT_P(result);
+}
+
+/*
+ * iot_internal.utc_text(at timestamptz) returns text; STRICT IMMUTABLE.  A time as machines read it, with
+ * milliseconds; NULL for what is none.
+ */
+Datum
+iot_utc_text(PG_FUNCTION_ARGS)
+{
+	TimestampTz at = PG_GETARG_TIMESTAMPTZ(0);
+	struct pg_tm tm;
+	fsec_t		fsec;
+
+	if (TIMESTAMP_NOT_FINITE(at) || timestamp2tm(at, NULL, &tm, &fsec, NULL, NULL) != 0)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", tm.tm_year,
+											  tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
+											  tm.tm_sec, (int) (fsec / 1000))));
 }
