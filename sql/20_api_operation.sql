@@ -137,6 +137,8 @@ BEGIN
 			USING ERRCODE = 'object_not_in_prerequisite_state',
 				HINT = 'Run "SELECT iot.install()".';
 	END IF;
+	-- before, since who locks a view needs its owner's rights to the tables
+	PERFORM iot_internal.own();
 	PERFORM iot_internal.hold_tables();
 	SELECT v.version INTO version FROM iot.schema_version v FOR UPDATE;
 	IF version > iot_internal.schema_version() THEN
