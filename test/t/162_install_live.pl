@@ -41,4 +41,9 @@ for my $turn (1 .. 6)
 ok($users->finish, 'users go on all the while') or diag($err);
 like($out, qr/number of failed transactions: 0 /, 'and none of them has to try again');
 unlike(PostgreSQL::Test::Utils::slurp_file($iot->node->logfile), qr/deadlock detected/, 'no deadlock');
+
+# a view of somebody's own, of what the owner of all views has no right to
+$iot->psql('CREATE TABLE public.site (name text); CREATE VIEW iot.site AS SELECT name FROM public.site');
+$iot->psql('SELECT iot.install()');
+is($iot->psql('SELECT count(*) FROM iot.fleet'), 2, 'is no hindrance');
 done_testing();
