@@ -89,7 +89,9 @@ iot-token: src/pushd/token.o $(CORE_OBJS)
 $(SIM): $(SIM_OBJS) $(CORE_OBJS)
 	$(CC) $^ $(LDFLAGS) -o $@ -lmosquitto -lcjson -lcrypto -lm
 
-$(PUSHD_OBJS): PROGRAM_CFLAGS += -DDEFAULT_WWW='"$(WWW_DIR)"'
+PUSHD_DEFINES = -DDEFAULT_WWW='"$(WWW_DIR)"' -DIOT_VERSION='"$(EXTVERSION)"'
+src/pushd/main.o: iot.control
+$(PUSHD_OBJS): PROGRAM_CFLAGS += $(PUSHD_DEFINES)
 $(PUSHD_OBJS) src/pushd/token.o $(SIM_OBJS): %.o: %.c
 	$(CC) $(PROGRAM_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -c -o $@ $<
 
@@ -118,8 +120,7 @@ UNIT_CFLAGS  = $(PROGRAM_CFLAGS) -O1 -fsanitize=address,undefined -fno-sanitize-
 UNIT_OBJS    = $(patsubst %.c,%.san.o,$(wildcard src/core/*.c))
 PUSHD_SAN    = $(PUSHD_OBJS:%.o=%.san.o)
 $(UNIT_OBJS) $(PUSHD_SAN): %.san.o: %.c
-	$(CC) $(UNIT_CFLAGS) -DDEFAULT_WWW='"$(WWW_DIR)"' -I$(CURDIR)/src -I$(includedir) -MMD -MP -c \
-		-o $@ $<
+	$(CC) $(UNIT_CFLAGS) $(PUSHD_DEFINES) -I$(CURDIR)/src -I$(includedir) -MMD -MP -c -o $@ $<
 $(UNIT): %: %.c $(UNIT_OBJS)
 	$(CC) $(UNIT_CFLAGS) -I$(CURDIR)/src -I$(includedir) -MMD -MP -MF $@.d -o $@ $< $(UNIT_OBJS) \
 		$(LDFLAGS) -lcmocka -lcjson -ljwt -lwslay -lcrypto -lm

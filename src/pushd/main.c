@@ -103,6 +103,7 @@ usage(FILE *stream)
 		  "                            speak TLS with this certificate chain and key (PEM)\n"
 		  "  --max-connections N       open connections (10000)\n"
 		  "  --max-subscriptions N     subscriptions of one connection (32)\n"
+		  "  --version                 that of the extension it was built with\n"
 		  "  --help                    this text\n\n"
 		  "Each option is also read from the environment: --jwt-key-file is IOT_PUSHD_JWT_KEY_FILE\n"
 		  "and so on; repeatable ones hold several values separated by commas, IOT_PUSHD_CELL one\n"
@@ -182,7 +183,9 @@ static const struct option long_options[] = {
 	{"tls-key", required_argument, NULL, 'p'},
 	{"max-connections", required_argument, NULL, 'n'},
 	{"max-subscriptions", required_argument, NULL, 's'},
+	/* what follows is no setting, see read_environment() */
 	{"help", no_argument, NULL, 'h'},
+	{"version", no_argument, NULL, 'V'},
 	{NULL, 0, NULL, 0}
 };
 
@@ -276,6 +279,11 @@ read_options(int argc, char **argv)
 		if (option == 'h')
 		{
 			usage(stdout);
+			return 0;
+		}
+		if (option == 'V')
+		{
+			puts("iot-pushd " IOT_VERSION);
 			return 0;
 		}
 		/* a list on the command line replaces the one of the environment */

@@ -194,6 +194,10 @@ my ($code, $out, $err) = run_daemon({}, '--help');
 is($code, 0, '--help');
 like($out, qr/--$_\b/, "... tells of --$_")
   foreach qw(listen conninfo jwt-key-file jwt-aud allow-origin www tls-cert tls-key);
+($code, $out, $err) = run_daemon({}, '--version');
+is("$code $out", '0 iot-pushd '
+	  . $iot->psql("SELECT extversion FROM pg_extension WHERE extname = 'iot'") . "\n",
+	'--version is that of the extension');
 foreach my $case (
 	[ 2, qr/Usage/, 'no settings' ],
 	[ 2, qr/--jwt-key-file is missing\nUsage/, 'no key', '--conninfo', 'dbname=x' ],
