@@ -32,17 +32,9 @@ static bool forget_registered = false;
 static IotPlan is_active = {
 	"SELECT iot_internal.check_epoch() = 'ok'", 0, {0}
 };
-static IotPlan has_consumer = {
-	"SELECT FROM iot.consumer c WHERE c.name = $1", 1, {TEXTOID}
-};
 
 #define DUE "adapter.value_set_due"
 
-/* Whoever has no cursor yet has everything before him that the log still holds. */
-static IotPlan register_from_start = {
-	"INSERT INTO iot.consumer (name, last) VALUES ($1, '1:1:') ON CONFLICT (name) DO NOTHING",
-	1, {TEXTOID}
-};
 #define TAKE_COLUMNS \
 	"c.device_id, c.command_id, d.name, c.parameter_id, p.name, c.target_value, c.version," \
 	" c.attempts, c.created_at, c.deadline, t.ack_mode," \
@@ -288,8 +280,6 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 	}
 	iot_uuid_text(PG_GETARG_UUID_P(0), name + strlen("adapter:"));
 	consumer = CStringGetTextDatum(name);
-	if (iot_plan_execute(&has_consumer, &consumer, NULL) == 0)
-		iot_plan_execute(&register_from_start, &consumer, NULL);
 
 	types[0] = CStringGetTextDatum("dm.value_set_approved");
 	types[1] = CStringGetTextDatum(DUE);
@@ -298,7 +288,7 @@ iot_adapter_take(PG_FUNCTION_ARGS)
 	/* A page may hold nothing but other adapters' commands; that is not yet the end. */
 	do
 	{
-		iot_consumer_next(consumer, wanted, max_commands, &events);
+		iot_consumer_next(consumer, true, wanted, max_commands, &events);
 		if (events.count > 0 && take_events(PG_GETARG_DATUM(0), &events,
 											(ReturnSetInfo *) fcinfo->resultinfo) > 0)
 			break;

@@ -91,6 +91,11 @@ static IotPlan insert_consumer = {
 	2, {TEXTOID, PG_SNAPSHOTOID}
 };
 
+static IotPlan register_from_start = {
+	"INSERT INTO iot.consumer (name, last) VALUES ($1, '1:1:') ON CONFLICT (name) DO NOTHING",
+	1, {TEXTOID}
+};
+
 typedef struct ConsumerState
 {
 	TransactionId row_xmin;
@@ -174,14 +179,19 @@ iot_consumer_snapshot(void)
 }
 
 static void
-load(Datum name, ConsumerState *state)
+load(Datum name, bool from_start, ConsumerState *state)
 {
 	Datum		values[1] = {name};
 	HeapTuple	row;
 	TupleDesc	desc;
 	bool		isnull;
 
-	if (iot_plan_execute(&load_consumer, values, NULL) == 0)
+	if (iot_plan_execute(&load_consumer, values, NULL) == 0 && from_start)
+	{
+		iot_plan_execute(&register_from_start, values, NULL);
+		iot_plan_execute(&load_consumer, values, NULL);
+	}
+	if (SPI_tuptable->numvals == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT),
 				 errmsg("consumer \"%s\" does not exist", TextDatumGetCString(name)),
@@ -311,11 +321,13 @@ compare_ids(const void *a, const void *b)
 
 /*
  * The next events of a cursor, in the order of their ids; moves it in the caller's transaction.  Fewer
- * than max_rows mean that there is no more.  types has event types, or is 0 for all (see EVENT_TYPES).
+ * than max_rows mean that there is no more.  With from_start, whoever has no cursor yet has everything
+ * before him that the log still holds; else that is an error.  types has event types, or is 0 for all
+ * (see EVENT_TYPES).
  * Asks for no permission; memory is the caller's of SPI_connect, until SPI_finish.
  */
 void
-iot_consumer_next(Datum name, Datum types, int max_rows, IotLogEvents *events)
+iot_consumer_next(Datum name, bool from_start, Datum types, int max_rows, IotLogEvents *events)
 {
 	if (max_rows < 1)
 		ereport(ERROR,
@@ -330,7 +342,7 @@ iot_consumer_next(Datum name, Datum types, int max_rows, IotLogEvents *events)
 
 		CHECK_FOR_INTERRUPTS();
 		events->count = 0;
-		load(name, &state);
+		load(name, from_start, &state);
 		if (!read_pages(&state, max_rows, types, events))
 		{
 			Assert(events->count == 0);
@@ -393,8 +405,8 @@ iot_consumer_read(PG_FUNCTION_ARGS)
 				 errmsg("consumer name must not be null")));
 	InitMaterializedSRF(fcinfo, 0);
 	SPI_connect();
-	iot_consumer_next(PG_GETARG_DATUM(0), PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1), max_rows,
-					  &events);
+	iot_consumer_next(PG_GETARG_DATUM(0), false, PG_ARGISNULL(1) ? (Datum) 0 : PG_GETARG_DATUM(1),
+					  max_rows, &events);
 	for (int i = 0; i < events.count; i++)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, events.events[i].values,
 							 events.events[i].nulls);

@@ -34,7 +34,8 @@ typedef struct IotLogWindow
 } IotLogWindow;
 
 /* consumer.c */
-extern void iot_consumer_next(Datum name, Datum types, int max_rows, IotLogEvents *events);
+extern void iot_consumer_next(Datum name, bool from_start, Datum types, int max_rows,
+							  IotLogEvents *events);
 extern PGDLLEXPORT Datum iot_consumer_snapshot(void);
 
 /* event_scan.c */

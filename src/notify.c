@@ -228,7 +228,7 @@ load_events(Window *window, int max_events)
 	HASHCTL		info = {.keysize = UUID_LEN, .entrysize = UUID_LEN, .hcxt = CurrentMemoryContext};
 	HTAB	   *seen;
 
-	iot_consumer_next(CStringGetTextDatum("notifier"), notified_types(), max_events, &log);
+	iot_consumer_next(CStringGetTextDatum("notifier"), false, notified_types(), max_events, &log);
 	if (log.count == 0)
 		return 0;
 	window->events = palloc0(sizeof(IotNotifyEvent) * log.count);
