@@ -20,6 +20,7 @@
 #include "utils/timestamp.h"
 
 #include "alarm.h"
+#include "column.h"
 #include "plan.h"
 
 #define FETCH_ROWS	1000
@@ -66,12 +67,6 @@ typedef struct Backtest
 	int			level;			/* the highest it has had */
 	double		value;
 } Backtest;
-
-static Datum
-column(uint64 row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
 
 static void
 return_alarm(Backtest *test, TimestampTz closed_at)
@@ -131,18 +126,18 @@ add_sensor(Backtest *test, IotAlarmDevice *device, uint64 row)
 	iot_alarm_watch_rules(test->batch, watch, &test->device_id,
 						  whole ? NIL : list_make1(&test->rule));
 	watch->device = device;
-	watch->parameter_id = *DatumGetUUIDP(column(row, 1, &isnull));
-	value = column(row, 3, &isnull);
+	watch->parameter_id = *DatumGetUUIDP(iot_column(row, 1, &isnull));
+	value = iot_column(row, 3, &isnull);
 	if (!isnull)
 	{
 		watch->value = DatumGetFloat8(value);
-		watch->ts = DatumGetTimestampTz(column(row, 4, &isnull));
+		watch->ts = DatumGetTimestampTz(iot_column(row, 4, &isnull));
 	}
 	test->watches[test->watch_count++] = watch;
 	if (!whole)
 		return;
 	device->values[device->value_count].parameter_id = watch->parameter_id;
-	device->values[device->value_count].name = TextDatumGetCString(column(row, 2, &isnull));
+	device->values[device->value_count].name = TextDatumGetCString(iot_column(row, 2, &isnull));
 	device->values[device->value_count].value = watch->value;
 	device->values[device->value_count].ts = watch->ts;
 	device->value_count++;
@@ -201,9 +196,9 @@ static void
 judge_row(Backtest *test, uint64 row)
 {
 	bool		isnull;
-	pg_uuid_t  *parameter_id = DatumGetUUIDP(column(row, 1, &isnull));
-	TimestampTz ts = DatumGetTimestampTz(column(row, 2, &isnull));
-	double		value = DatumGetFloat8(column(row, 3, &isnull));
+	pg_uuid_t  *parameter_id = DatumGetUUIDP(iot_column(row, 1, &isnull));
+	TimestampTz ts = DatumGetTimestampTz(iot_column(row, 2, &isnull));
+	double		value = DatumGetFloat8(iot_column(row, 3, &isnull));
 	IotAlarmBatch *batch = test->batch;
 
 	if (batch->point_count > 0 && batch->points[0].ts != ts)

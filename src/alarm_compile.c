@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "alarm_rule.h"
+#include "column.h"
 #include "plan.h"
 
 /* Columns of a rule, in the order of SELECT_RULES. */
@@ -66,40 +67,13 @@ iot_alarm_rule_read(Datum alarm_rule_id)
 	return iot_plan_execute(&select_rule, &alarm_rule_id, NULL);
 }
 
-static Datum
-column(uint64 row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
-/* Zeros for NULL. */
-static pg_uuid_t
-uuid_column(uint64 row, int number)
-{
-	pg_uuid_t	none = {0};
-	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
-
-	return isnull ? none : *DatumGetUUIDP(datum);
-}
-
 static double
 float8_column(uint64 row, int number, double missing)
 {
 	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
+	Datum		datum = iot_column(row, number, &isnull);
 
 	return isnull ? missing : DatumGetFloat8(datum);
-}
-
-/* NULL for NULL. */
-static char *
-text_column(uint64 row, int number)
-{
-	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
-
-	return isnull ? NULL : TextDatumGetCString(datum);
 }
 
 /* NULL for NULL. */
@@ -107,7 +81,7 @@ static JsonPath *
 jsonpath_column(uint64 row, int number)
 {
 	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
+	Datum		datum = iot_column(row, number, &isnull);
 
 	return isnull ? NULL : DatumGetJsonPathPCopy(datum);
 }
@@ -116,7 +90,7 @@ static int64
 time_column(uint64 row, int number, int64 missing)
 {
 	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
+	Datum		datum = iot_column(row, number, &isnull);
 
 	return isnull ? missing : DatumGetTimeADT(datum);
 }
@@ -126,7 +100,7 @@ is_null(uint64 row, int number)
 {
 	bool		isnull;
 
-	(void) column(row, number, &isnull);
+	(void) iot_column(row, number, &isnull);
 	return isnull;
 }
 
@@ -152,14 +126,14 @@ set_threshold(IotAlarmRule *rule, uint64 row)
 		{">", IOT_RULE_ABOVE}, {">=", IOT_RULE_AT_LEAST},
 		{"<", IOT_RULE_BELOW}, {"<=", IOT_RULE_AT_MOST}
 	};
-	const char *comparison = text_column(row, RULE_COMPARISON);
+	const char *comparison = iot_text_column(row, RULE_COMPARISON);
 
 	rule->levels[0].open.low = float8_column(row, RULE_THRESHOLD, NAN);
 	rule->levels[0].stay.low = float8_column(row, RULE_CLOSE_THRESHOLD, rule->levels[0].open.low);
 	rule->levels[1].open.low = float8_column(row, RULE_RED_THRESHOLD, NAN);
 	rule->levels[1].stay.low = float8_column(row, RULE_RED_CLOSE_THRESHOLD,
 											 rule->levels[1].open.low);
-	rule->low_attribute = text_column(row, RULE_THRESHOLD_ATTRIBUTE);
+	rule->low_attribute = iot_text_column(row, RULE_THRESHOLD_ATTRIBUTE);
 	if (!is_null(row, RULE_RED_THRESHOLD))
 		rule->level_count = 2;
 	for (int i = 0; comparison != NULL && i < lengthof(tests); i++)
@@ -185,8 +159,8 @@ set_range(IotAlarmRule *rule, uint64 row)
 	IotAlarmLevel *level = &rule->levels[0];
 
 	rule->test = IOT_RULE_WITHIN;
-	rule->low_attribute = text_column(row, RULE_MIN_ATTRIBUTE);
-	rule->high_attribute = text_column(row, RULE_MAX_ATTRIBUTE);
+	rule->low_attribute = iot_text_column(row, RULE_MIN_ATTRIBUTE);
+	rule->high_attribute = iot_text_column(row, RULE_MAX_ATTRIBUTE);
 	level->open.low = range_bound(row, RULE_MIN, -INFINITY, rule->low_attribute);
 	level->open.high = range_bound(row, RULE_MAX, INFINITY, rule->high_attribute);
 	level->stay.low = float8_column(row, RULE_CLOSE_MIN, level->open.low);
@@ -234,10 +208,10 @@ set_condition(IotAlarmRule *rule, uint64 row)
 static bool
 set_schedule(IotAlarmRule *rule, uint64 row)
 {
-	char	   *name = text_column(row, RULE_ZONE);
+	char	   *name = iot_text_column(row, RULE_ZONE);
 	pg_tz	   *zone = name != NULL ? pg_tzset(name) : NULL;
 	bool		isnull;
-	Datum		weekdays = column(row, RULE_WEEKDAYS, &isnull);
+	Datum		weekdays = iot_column(row, RULE_WEEKDAYS, &isnull);
 
 	if (name == NULL)
 		return true;
@@ -268,22 +242,22 @@ iot_alarm_rule_compile(IotAlarmRule *rule, uint64 row)
 		{"no_data", IOT_ALARM_NO_DATA, set_no_data},
 		{"condition", IOT_ALARM_CONDITION, set_condition}
 	};
-	char	   *kind = text_column(row, RULE_KIND);
+	char	   *kind = iot_text_column(row, RULE_KIND);
 	bool		isnull;
 
 	memset(rule, 0, sizeof(*rule));
-	rule->alarm_rule_id = uuid_column(row, RULE_ID);
-	rule->parameter_id = uuid_column(row, RULE_PARAMETER);
-	rule->scope_id = uuid_column(row, RULE_SCOPE_ID);
-	rule->scope = text_column(row, RULE_SCOPE)[0];
+	rule->alarm_rule_id = iot_uuid_column(row, RULE_ID);
+	rule->parameter_id = iot_uuid_column(row, RULE_PARAMETER);
+	rule->scope_id = iot_uuid_column(row, RULE_SCOPE_ID);
+	rule->scope = iot_text_column(row, RULE_SCOPE)[0];
 	rule->level_count = 1;
-	rule->spec.repeat_count = DatumGetInt32(column(row, RULE_REPEAT_COUNT, &isnull));
+	rule->spec.repeat_count = DatumGetInt32(iot_column(row, RULE_REPEAT_COUNT, &isnull));
 	rule->spec.duration = seconds_column(row, RULE_DURATION);
 	rule->spec.min_open = seconds_column(row, RULE_MIN_OPEN);
-	rule->spec.auto_close = DatumGetBool(column(row, RULE_AUTO_CLOSE, &isnull));
-	rule->name = text_column(row, RULE_NAME);
-	rule->severity = text_column(row, RULE_SEVERITY);
-	rule->message = text_column(row, RULE_MESSAGE);
+	rule->spec.auto_close = DatumGetBool(iot_column(row, RULE_AUTO_CLOSE, &isnull));
+	rule->name = iot_text_column(row, RULE_NAME);
+	rule->severity = iot_text_column(row, RULE_SEVERITY);
+	rule->message = iot_text_column(row, RULE_MESSAGE);
 	if (rule->spec.repeat_count < 1 || !set_schedule(rule, row))
 		return false;
 	for (int i = 0; kind != NULL && i < lengthof(kinds); i++)

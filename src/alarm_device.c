@@ -17,6 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "alarm.h"
+#include "column.h"
 #include "plan.h"
 
 #define NO_RULE	"'00000000-0000-0000-0000-000000000000'::uuid"
@@ -131,12 +132,6 @@ iot_alarm_lock_first(IotAlarmBatch *batch)
 	iot_alarm_lock_devices(device_ids, count);
 }
 
-static Datum
-column(uint64 row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
 static IotAlarmDevice *
 find_device(IotAlarmBatch *batch, const pg_uuid_t *device_id)
 {
@@ -182,8 +177,8 @@ load_attributes(IotAlarmBatch *batch, Datum device_ids)
 	for (uint64 row = 0; row < rows; row++)
 	{
 		bool		isnull;
-		IotAlarmDevice *device = find_device(batch, DatumGetUUIDP(column(row, 1, &isnull)));
-		Datum		attributes = column(row, 2, &isnull);
+		IotAlarmDevice *device = find_device(batch, DatumGetUUIDP(iot_column(row, 1, &isnull)));
+		Datum		attributes = iot_column(row, 2, &isnull);
 
 		if (device != NULL && !isnull)
 			device->attributes = DatumGetJsonbPCopy(attributes);
@@ -212,16 +207,16 @@ load_values(IotAlarmBatch *batch, Datum device_ids)
 	for (uint64 row = 0; row < rows; row++)
 	{
 		bool		isnull;
-		IotAlarmDevice *device = find_device(batch, DatumGetUUIDP(column(row, 1, &isnull)));
+		IotAlarmDevice *device = find_device(batch, DatumGetUUIDP(iot_column(row, 1, &isnull)));
 		IotAlarmValue *value;
 
 		if (device == NULL)
 			continue;
 		value = add_value(device);
-		value->parameter_id = *DatumGetUUIDP(column(row, 2, &isnull));
-		value->name = TextDatumGetCString(column(row, 3, &isnull));
-		value->value = DatumGetFloat8(column(row, 4, &isnull));
-		value->ts = DatumGetTimestampTz(column(row, 5, &isnull));
+		value->parameter_id = *DatumGetUUIDP(iot_column(row, 2, &isnull));
+		value->name = TextDatumGetCString(iot_column(row, 3, &isnull));
+		value->value = DatumGetFloat8(iot_column(row, 4, &isnull));
+		value->ts = DatumGetTimestampTz(iot_column(row, 5, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
 }

@@ -27,6 +27,7 @@
 #include "utils/timestamp.h"
 
 #include "alarm_rule.h"
+#include "column.h"
 #include "plan.h"
 
 /* Beyond this devices are forgotten, and read again as needed. */
@@ -121,23 +122,6 @@ on_xact_end(XactEvent event, void *arg)
 	cache_ends_with_xact = false;
 	/* an error may have left a statement without iot_alarm_rules_end() */
 	user_count = 0;
-}
-
-static Datum
-column(int row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
-/* Zeros for NULL. */
-static pg_uuid_t
-uuid_column(int row, int number)
-{
-	pg_uuid_t	none = {0};
-	bool		isnull;
-	Datum		datum = column(row, number, &isnull);
-
-	return isnull ? none : *DatumGetUUIDP(datum);
 }
 
 static void
@@ -307,12 +291,12 @@ iot_alarm_rules_load_devices(const pg_uuid_t *device_ids, const pg_uuid_t *param
 	rows = iot_plan_execute(&select_devices, &arg, NULL);
 	for (uint64 row = 0; row < rows; row++)
 	{
-		pg_uuid_t	device_id = uuid_column(row, 1);
+		pg_uuid_t	device_id = iot_uuid_column(row, 1);
 		bool		found;
 		DeviceEntry *device = hash_search(cache.devices, &device_id, HASH_ENTER, &found);
 
-		device->device_type_id = uuid_column(row, 2);
-		device->device_group_id = uuid_column(row, 3);
+		device->device_type_id = iot_uuid_column(row, 2);
+		device->device_group_id = iot_uuid_column(row, 3);
 	}
 	SPI_freetuptable(SPI_tuptable);
 }

@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "alarm.h"
+#include "column.h"
 #include "event.h"
 #include "plan.h"
 
@@ -99,12 +100,6 @@ iot_alarm_time_zone_valid_sql(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(pg_tzset(text_to_cstring(PG_GETARG_TEXT_PP(0))) != NULL);
 }
 
-static Datum
-column(uint64 row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
 /* A row of iot.alarm_rule_state that is due. */
 typedef struct DueState
 {
@@ -140,15 +135,15 @@ read_due(int max, int *count)
 		bool		isnull;
 		Datum		value;
 
-		due[i].device_id = *DatumGetUUIDP(column(i, 1, &isnull));
-		due[i].alarm_rule_id = *DatumGetUUIDP(column(i, 2, &isnull));
-		due[i].ruled = DatumGetBool(column(i, 6, &isnull));
-		value = column(i, 4, &isnull);
+		due[i].device_id = *DatumGetUUIDP(iot_column(i, 1, &isnull));
+		due[i].alarm_rule_id = *DatumGetUUIDP(iot_column(i, 2, &isnull));
+		due[i].ruled = DatumGetBool(iot_column(i, 6, &isnull));
+		value = iot_column(i, 4, &isnull);
 		due[i].whole = !isnull && DatumGetBool(value);
-		value = column(i, 3, &isnull);
+		value = iot_column(i, 3, &isnull);
 		if (!isnull && !due[i].whole)
 			due[i].parameter_id = *DatumGetUUIDP(value);
-		due[i].measured = DatumGetBool(column(i, 5, &isnull));
+		due[i].measured = DatumGetBool(iot_column(i, 5, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
 	qsort(due, *count, sizeof(DueState), compare_due);
@@ -237,10 +232,10 @@ lock_sensors(const DueState *due, int count, int *locked)
 	{
 		bool		isnull;
 
-		sensors[i].device_id = *DatumGetUUIDP(column(i, 1, &isnull));
-		sensors[i].parameter_id = *DatumGetUUIDP(column(i, 2, &isnull));
-		sensors[i].value = DatumGetFloat8(column(i, 3, &isnull));
-		sensors[i].reported_at = DatumGetTimestampTz(column(i, 4, &isnull));
+		sensors[i].device_id = *DatumGetUUIDP(iot_column(i, 1, &isnull));
+		sensors[i].parameter_id = *DatumGetUUIDP(iot_column(i, 2, &isnull));
+		sensors[i].value = DatumGetFloat8(iot_column(i, 3, &isnull));
+		sensors[i].reported_at = DatumGetTimestampTz(iot_column(i, 4, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
 	*locked = (int) rows;
@@ -373,7 +368,7 @@ disable_body(void *arg)
 	bool		isnull;
 
 	if (iot_plan_execute(&disable_broken, NULL, NULL) > 0)
-		*(bool *) arg = DatumGetInt32(column(0, 1, &isnull)) > 0;
+		*(bool *) arg = DatumGetInt32(iot_column(0, 1, &isnull)) > 0;
 }
 
 /* Whether some were.  A rule that cannot be disabled, or not now, costs the others nothing. */

@@ -16,6 +16,7 @@
 #include "utils/timestamp.h"
 
 #include "alarm.h"
+#include "column.h"
 #include "live_row.h"
 #include "plan.h"
 
@@ -120,12 +121,6 @@ sort_runs(Runs *sorted, IotAlarmBatch *batch)
 		sorted->device_ids = iot_alarm_uuid_array(ids, sorted->device_count);
 }
 
-static Datum
-column(uint64 row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
 /* The run that a row is about, by its first two columns; NULL where there is none. */
 static IotAlarmRun *
 find_run(const Runs *sorted, uint64 row)
@@ -136,8 +131,8 @@ find_run(const Runs *sorted, uint64 row)
 	IotAlarmRun **found;
 	bool		isnull;
 
-	key.device_id = *DatumGetUUIDP(column(row, 1, &isnull));
-	rule.alarm_rule_id = *DatumGetUUIDP(column(row, 2, &isnull));
+	key.device_id = *DatumGetUUIDP(iot_column(row, 1, &isnull));
+	rule.alarm_rule_id = *DatumGetUUIDP(iot_column(row, 2, &isnull));
 	found = bsearch(&wanted, sorted->runs, sorted->count, sizeof(IotAlarmRun *), compare_runs);
 	return found != NULL ? *found : NULL;
 }
@@ -154,10 +149,10 @@ load_open(Runs *sorted)
 
 		if (run == NULL)
 			continue;
-		run->alarm_id = *DatumGetUUIDP(column(row, 3, &isnull));
-		run->state.opened_at = DatumGetTimestampTz(column(row, 4, &isnull));
+		run->alarm_id = *DatumGetUUIDP(iot_column(row, 3, &isnull));
+		run->state.opened_at = DatumGetTimestampTz(iot_column(row, 4, &isnull));
 		run->state.level =
-			strcmp(TextDatumGetCString(column(row, 5, &isnull)), run->rule->severity) == 0 ? 1 : 2;
+			strcmp(TextDatumGetCString(iot_column(row, 5, &isnull)), run->rule->severity) == 0 ? 1 : 2;
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -240,7 +235,7 @@ load_states(Runs *sorted)
 		if (run == NULL)
 			continue;
 		for (int j = 0; j < STATE_COLUMNS; j++)
-			row.values[j] = column(i, j + 1, &row.nulls[j]);
+			row.values[j] = iot_column(i, j + 1, &row.nulls[j]);
 		take_state(run, &row);
 	}
 	SPI_freetuptable(SPI_tuptable);

@@ -20,7 +20,6 @@
 #include "common/hashfn.h"
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 
@@ -30,34 +29,28 @@
 /* As many as there may be waiters on a large server, so that few share one; 64 kB. */
 #define BUCKETS			4096
 
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
 static ConditionVariableMinimallyPadded *buckets = NULL;
 
 /* Those of the commands that the current transaction has made final; any_final says whether one is. */
 static uint64 final_buckets[BUCKETS / 64];
 static bool any_final = false;
 
-static void
-request_shared_memory(void)
+/* Called by the postmaster before it makes shared memory. */
+void
+iot_command_wake_request(void)
 {
-	if (previous_request_hook)
-		previous_request_hook();
 	RequestAddinShmemSpace(BUCKETS * sizeof(*buckets));
 }
 
-static void
-start_shared_memory(void)
+/* Called by the postmaster as it makes shared memory, with AddinShmemInitLock held. */
+void
+iot_command_wake_start(void)
 {
 	bool		found;
 
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	buckets = ShmemInitStruct("iot command waiters", BUCKETS * sizeof(*buckets), &found);
 	for (int i = 0; !found && i < BUCKETS; i++)
 		ConditionVariableInit(&buckets[i].cv);
-	LWLockRelease(AddinShmemInitLock);
 }
 
 /* Where nobody sleeps it takes and gives back a spinlock that nobody else wants, and cannot raise. */
@@ -123,10 +116,6 @@ iot_command_final_told(const pg_uuid_t *command_id)
 void
 iot_command_wake_init(void)
 {
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shared_memory;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = start_shared_memory;
 	/* every process inherits it, so that marking has nothing to allocate */
 	RegisterXactCallback(wake_on_commit, NULL);
 }

@@ -1,6 +1,6 @@
 /*
  * iot.c
- *		Loading of iot.so: settings, and registration of the launcher.
+ *		Loading of iot.so: settings, shared memory, and registration of the launcher.
  *
  * Runs in the postmaster when preloaded, else in the first backend that calls one of our
  * functions.  It starts no library and opens nothing: what a postmaster owns, every child
@@ -10,6 +10,9 @@
 
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/lwlock.h"
 #include "utils/guc.h"
 #include "utils/varlena.h"
 
@@ -39,6 +42,9 @@ static char *jwt_audience = NULL;
 static int	token_ttl = 12 * 3600;
 static bool self_registration = false;
 
+static shmem_request_hook_type previous_request_hook = NULL;
+static shmem_startup_hook_type previous_startup_hook = NULL;
+
 PGDLLEXPORT void _PG_init(void);
 
 /* Refuses what cannot be read as a list of identifiers, so that a typing error is told at reload. */
@@ -54,6 +60,45 @@ check_name_list(char **newval, void **extra, GucSource source)
 	list_free(names);
 	pfree(copy);
 	return valid;
+}
+
+static void
+request_shared_memory(void)
+{
+	if (previous_request_hook)
+		previous_request_hook();
+	iot_worker_slot_request();
+	iot_login_request();
+	iot_command_wake_request();
+}
+
+static void
+start_shared_memory(void)
+{
+	if (previous_startup_hook)
+		previous_startup_hook();
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	iot_worker_slot_start();
+	iot_login_start();
+	iot_command_wake_start();
+	LWLockRelease(AddinShmemInitLock);
+}
+
+static void
+register_launcher(void)
+{
+	BackgroundWorker worker = {0};
+
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = 5;
+	strlcpy(worker.bgw_library_name, "iot_worker", sizeof(worker.bgw_library_name));
+	strlcpy(worker.bgw_function_name, "iot_launcher_main", sizeof(worker.bgw_function_name));
+	strlcpy(worker.bgw_name, "iot launcher", BGW_MAXLEN);
+	strlcpy(worker.bgw_type, "iot launcher", BGW_MAXLEN);
+	/* the servers that pg_upgrade starts are nobody's: no device may hear of them, no row may move */
+	if (!IsBinaryUpgrade)
+		RegisterBackgroundWorker(&worker);
 }
 
 void
@@ -164,8 +209,11 @@ _PG_init(void)
 	if (process_shared_preload_libraries_in_progress)
 	{
 		iot_preloaded = true;
-		iot_worker_slot_init();
-		iot_login_init();
+		previous_request_hook = shmem_request_hook;
+		shmem_request_hook = request_shared_memory;
+		previous_startup_hook = shmem_startup_hook;
+		shmem_startup_hook = start_shared_memory;
 		iot_command_wake_init();
+		register_launcher();
 	}
 }

@@ -17,7 +17,6 @@
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
-#include "storage/ipc.h"
 #include "storage/lwlock.h"
 #include "storage/shmem.h"
 #include "utils/builtins.h"
@@ -56,8 +55,6 @@ typedef struct LoginShared
 	LoginCounter counters[COUNTERS];
 } LoginShared;
 
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
 static LoginShared *shared = NULL;
 static LWLock *login_lock = NULL;
 
@@ -65,23 +62,20 @@ PG_FUNCTION_INFO_V1(iot_login_check);
 PG_FUNCTION_INFO_V1(iot_login_hash_password);
 PG_FUNCTION_INFO_V1(iot_login_take_failures);
 
-static void
-request_shared_memory(void)
+/* Called by the postmaster before it makes shared memory. */
+void
+iot_login_request(void)
 {
-	if (previous_request_hook)
-		previous_request_hook();
 	RequestAddinShmemSpace(sizeof(LoginShared));
 	RequestNamedLWLockTranche("iot login", 1);
 }
 
-static void
-start_shared_memory(void)
+/* Called by the postmaster as it makes shared memory, with AddinShmemInitLock held. */
+void
+iot_login_start(void)
 {
 	bool		found;
 
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shared = ShmemInitStruct("iot login", sizeof(LoginShared), &found);
 	login_lock = &GetNamedLWLockTranche("iot login")->lock;
 	if (!found)
@@ -90,17 +84,6 @@ start_shared_memory(void)
 		if (!pg_strong_random(&shared->seed, sizeof(shared->seed)))
 			elog(FATAL, "could not generate random values");
 	}
-	LWLockRelease(AddinShmemInitLock);
-}
-
-/* Called by _PG_init in the postmaster. */
-void
-iot_login_init(void)
-{
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shared_memory;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = start_shared_memory;
 }
 
 static LoginCounter *

@@ -31,6 +31,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "column.h"
 #include "plan.h"
 #include "registry_cache.h"
 #include "registry_sensors.h"
@@ -144,29 +145,6 @@ on_subxact_end(SubXactEvent event, SubTransactionId subxact, SubTransactionId pa
 		cache_stale = true;
 }
 
-static Datum
-column(int row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
-static pg_uuid_t
-uuid_column(int row, int number)
-{
-	bool		isnull;
-
-	return *DatumGetUUIDP(column(row, number, &isnull));
-}
-
-/* A text column in the current memory context. */
-static char *
-text_column(int row, int number)
-{
-	bool		isnull;
-
-	return TextDatumGetCString(column(row, number, &isnull));
-}
-
 static void
 load_retention(void)
 {
@@ -176,7 +154,7 @@ load_retention(void)
 		bool		isnull;
 
 		cache.keep = palloc(sizeof(Interval));
-		*cache.keep = *DatumGetIntervalP(column(0, 1, &isnull));
+		*cache.keep = *DatumGetIntervalP(iot_column(0, 1, &isnull));
 	}
 	SPI_freetuptable(SPI_tuptable);
 }
@@ -294,20 +272,20 @@ iot_registry_load(List *names)
 	devices = palloc(sizeof(IotDevice *) * (rows + 1));
 	for (int row = 0; row < rows; row++)
 	{
-		char	   *name = text_column(row, 1);
-		char	   *spoken = as_spoken(text_column(row, 6));
+		char	   *name = iot_text_column(row, 1);
+		char	   *spoken = as_spoken(iot_text_column(row, 6));
 		Size		size = strlen(spoken) + 1;
 		IotDevice  *device = MemoryContextAllocZero(cache.devices_cxt, sizeof(IotDevice) + size);
-		pg_uuid_t	device_type_id = uuid_column(row, 5);
+		pg_uuid_t	device_type_id = iot_uuid_column(row, 5);
 		bool		isnull;
 
 		/* names are behind, and mostly one */
 		device->spoken_name = memcpy(device + 1, spoken, size);
 		device->name = strcmp(name, spoken) == 0 ? device->spoken_name :
 			MemoryContextStrdup(cache.devices_cxt, name);
-		device->device_id = uuid_column(row, 2);
-		device->adapter_id = uuid_column(row, 3);
-		device->enabled = DatumGetBool(column(row, 4, &isnull));
+		device->device_id = iot_uuid_column(row, 2);
+		device->adapter_id = iot_uuid_column(row, 3);
+		device->enabled = DatumGetBool(iot_column(row, 4, &isnull));
 		iot_registry_set_type(device, &device_type_id);
 		devices[row] = device;
 	}
@@ -374,7 +352,7 @@ find_device(IotPlan *plan, Datum arg)
 
 	if (iot_plan_execute(plan, &arg, NULL) == 0)
 		return NULL;
-	name = text_column(0, 1);
+	name = iot_text_column(0, 1);
 	SPI_freetuptable(SPI_tuptable);
 	spoken = as_spoken(name);
 	device = iot_registry_device(spoken, strlen(spoken));

@@ -14,6 +14,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "column.h"
 #include "mapping.h"
 #include "plan.h"
 
@@ -38,31 +39,20 @@ static IotPlan select_mappings = {
 	" ORDER BY t.device_type_id, p.name COLLATE \"C\""
 };
 
-static Datum
-column(int row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
 /* A text as devices encode it, or NULL. */
 static char *
 text_column(int row, int number)
 {
-	bool		isnull;
-	Datum		value = column(row, number, &isnull);
-	char	   *string;
+	char	   *string = iot_text_column(row, number);
 
-	if (isnull)
-		return NULL;
-	string = TextDatumGetCString(value);
-	return pg_server_to_any(string, strlen(string), PG_UTF8);
+	return string == NULL ? NULL : pg_server_to_any(string, strlen(string), PG_UTF8);
 }
 
 static char **
 array_column(int row, int number, int *count)
 {
 	bool		isnull;
-	Datum		array = column(row, number, &isnull);
+	Datum		array = iot_column(row, number, &isnull);
 	Datum	   *elements;
 	char	  **strings;
 
@@ -153,9 +143,9 @@ read_value(IotMappedValue *value, int row)
 	value->parameter_len = strlen(value->parameter);
 	value->name = text_column(row, COL_NAME);
 	value->name_len = strlen(value->name);
-	value->scale = DatumGetFloat8(column(row, COL_SCALE, &isnull));
-	value->shift = DatumGetFloat8(column(row, COL_SHIFT, &isnull));
-	labels = column(row, COL_LABELS, &isnull);
+	value->scale = DatumGetFloat8(iot_column(row, COL_SCALE, &isnull));
+	value->shift = DatumGetFloat8(iot_column(row, COL_SHIFT, &isnull));
+	labels = iot_column(row, COL_LABELS, &isnull);
 	value->labels = isnull ? NULL : iot_labels_make(labels);
 	value->topic = text_column(row, COL_TOPIC);
 	value->topic_len = value->topic == NULL ? 0 : strlen(value->topic);
@@ -175,7 +165,7 @@ iot_mapping_read(int *count)
 	for (int row = 0; row < rows; row++)
 	{
 		bool		isnull;
-		pg_uuid_t  *device_type_id = DatumGetUUIDP(column(row, COL_TYPE, &isnull));
+		pg_uuid_t  *device_type_id = DatumGetUUIDP(iot_column(row, COL_TYPE, &isnull));
 
 		if (mapping == NULL ||
 			memcmp(&mapping->device_type_id, device_type_id, sizeof(pg_uuid_t)) != 0)

@@ -19,6 +19,7 @@
 #include "utils/memutils.h"
 #include "utils/uuid.h"
 
+#include "column.h"
 #include "plan.h"
 #include "registry_sensors.h"
 
@@ -74,20 +75,6 @@ static IotPlan select_sensors = {
 	1, {UUIDARRAYOID}
 };
 
-static Datum
-column(int row, int number, bool *isnull)
-{
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, number, isnull);
-}
-
-static pg_uuid_t
-uuid_column(int row, int number)
-{
-	bool		isnull;
-
-	return *DatumGetUUIDP(column(row, number, &isnull));
-}
-
 /* Starts over with nothing; both contexts are empty. */
 void
 iot_registry_sensors_begin(MemoryContext cxt, MemoryContext devices_cxt)
@@ -115,7 +102,7 @@ iot_registry_sensors_forget(void)
 static const ParameterEntry *
 keep_parameter(int row)
 {
-	pg_uuid_t	parameter_id = uuid_column(row, 2);
+	pg_uuid_t	parameter_id = iot_uuid_column(row, 2);
 	bool		found;
 	bool		isnull;
 	Datum		labels;
@@ -125,10 +112,10 @@ keep_parameter(int row)
 	if (entry == NULL)
 	{
 		MemoryContext previous = MemoryContextSwitchTo(cache.cxt);
-		char	   *name = TextDatumGetCString(column(row, 3, &isnull));
+		char	   *name = TextDatumGetCString(iot_column(row, 3, &isnull));
 		const IotLabels *made = NULL;
 
-		labels = column(row, 4, &isnull);
+		labels = iot_column(row, 4, &isnull);
 		if (!isnull)
 			made = iot_labels_make(labels);
 		entry = hash_search(cache.parameters, &parameter_id, HASH_ENTER, &found);
@@ -163,7 +150,7 @@ share_sensors(IotDevice *device, int first, int end)
 		const ParameterEntry *parameter = keep_parameter(first + i);
 		IotSensor  *sensor = &set.sensors[i];
 		bool		isnull;
-		Datum		labels = column(first + i, 5, &isnull);
+		Datum		labels = iot_column(first + i, 5, &isnull);
 
 		sensor->parameter_id = parameter->parameter_id;
 		sensor->name = parameter->name;
@@ -216,7 +203,7 @@ iot_registry_load_sensors(IotDevice **devices, int count)
 		/* rows of a device that is not ours cannot be; still, never run out of step */
 		while (row < rows)
 		{
-			pg_uuid_t	device_id = uuid_column(row, 1);
+			pg_uuid_t	device_id = iot_uuid_column(row, 1);
 
 			if (memcmp(device_id.data, device->device_id.data, UUID_LEN) >= 0)
 				break;
@@ -224,7 +211,7 @@ iot_registry_load_sensors(IotDevice **devices, int count)
 		}
 		for (first = row; row < rows; row++)
 		{
-			pg_uuid_t	device_id = uuid_column(row, 1);
+			pg_uuid_t	device_id = iot_uuid_column(row, 1);
 
 			if (memcmp(device_id.data, device->device_id.data, UUID_LEN) != 0)
 				break;

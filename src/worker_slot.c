@@ -15,7 +15,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
@@ -47,8 +46,6 @@ static const char *const counter_names[IOT_COUNT_REASON] = {
 	"errors"
 };
 
-static shmem_request_hook_type previous_request_hook = NULL;
-static shmem_startup_hook_type previous_startup_hook = NULL;
 static IotWorkerShared *shared = NULL;
 static LWLock *slots_lock = NULL;
 static IotWorkerSlot *my_slot = NULL;
@@ -65,23 +62,20 @@ shared_size(void)
 					mul_size(iot_max_workers + 1, sizeof(IotWorkerSlot)));
 }
 
-static void
-request_shared_memory(void)
+/* Called by the postmaster before it makes shared memory. */
+void
+iot_worker_slot_request(void)
 {
-	if (previous_request_hook)
-		previous_request_hook();
 	RequestAddinShmemSpace(shared_size());
 	RequestNamedLWLockTranche("iot", 1);
 }
 
-static void
-start_shared_memory(void)
+/* Called by the postmaster as it makes shared memory, with AddinShmemInitLock held. */
+void
+iot_worker_slot_start(void)
 {
 	bool		found;
 
-	if (previous_startup_hook)
-		previous_startup_hook();
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	shared = ShmemInitStruct("iot workers", shared_size(), &found);
 	slots_lock = &GetNamedLWLockTranche("iot")->lock;
 	if (!found)
@@ -89,7 +83,6 @@ start_shared_memory(void)
 		memset(shared, 0, shared_size());
 		shared->nslots = iot_max_workers + 1;
 	}
-	LWLockRelease(AddinShmemInitLock);
 }
 
 /* Sets the latch of each running worker of this database, ourselves excepted. */
@@ -436,27 +429,4 @@ iot_worker_slots_sql(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
-}
-
-/* Called by _PG_init in the postmaster: asks for the memory and registers the launcher. */
-void
-iot_worker_slot_init(void)
-{
-	BackgroundWorker worker = {0};
-
-	previous_request_hook = shmem_request_hook;
-	shmem_request_hook = request_shared_memory;
-	previous_startup_hook = shmem_startup_hook;
-	shmem_startup_hook = start_shared_memory;
-
-	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = 5;
-	strlcpy(worker.bgw_library_name, "iot_worker", sizeof(worker.bgw_library_name));
-	strlcpy(worker.bgw_function_name, "iot_launcher_main", sizeof(worker.bgw_function_name));
-	strlcpy(worker.bgw_name, "iot launcher", BGW_MAXLEN);
-	strlcpy(worker.bgw_type, "iot launcher", BGW_MAXLEN);
-	/* the servers that pg_upgrade starts are nobody's: no device may hear of them, no row may move */
-	if (!IsBinaryUpgrade)
-		RegisterBackgroundWorker(&worker);
 }

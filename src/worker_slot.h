@@ -72,7 +72,8 @@ typedef struct IotWorkerInfo
 	int64		counters[IOT_COUNTERS];
 } IotWorkerInfo;
 
-extern void iot_worker_slot_init(void);
+extern void iot_worker_slot_request(void);
+extern void iot_worker_slot_start(void);
 extern PGDLLEXPORT bool iot_worker_key_equal(const IotWorkerKey *a, const IotWorkerKey *b);
 
 /* any process */
