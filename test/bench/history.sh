@@ -21,7 +21,7 @@ history_setup()
 			date_trunc('day', now()) - interval '1 day', interval '1 day') AS d \g /dev/null
 	CREATE FUNCTION public.forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 	CREATE PROCEDURE public.roll_up() LANGUAGE plpgsql AS
-		'BEGIN WHILE iot_internal.rollup_step() LOOP COMMIT; END LOOP; END';
+		'BEGIN WHILE iot_internal.rollup_step() OR EXISTS (SELECT FROM iot.rollup_note) LOOP COMMIT; END LOOP; END';
 	CREATE ROLE reader LOGIN IN ROLE iot_viewer;
 	EOC
 	add_user reader

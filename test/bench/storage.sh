@@ -94,7 +94,7 @@ storage_setup()
 		FROM (SELECT string_to_array(split_part(pg_read_file('/proc/self/stat'), ') ', 2), ' ')) AS s (field)
 	\$\$;
 	CREATE PROCEDURE public.roll_up() LANGUAGE plpgsql AS
-		'BEGIN WHILE iot_internal.rollup_step() LOOP COMMIT; END LOOP; END';
+		'BEGIN WHILE iot_internal.rollup_step() OR EXISTS (SELECT FROM iot.rollup_note) LOOP COMMIT; END LOOP; END';
 	EOC
 }
 

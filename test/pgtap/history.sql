@@ -64,9 +64,10 @@ BEGIN
 		what || ', to the present and beyond');
 END
 $$;
+-- A round that begins with a minute which has just ended takes no notes: those are the next one's.
 CREATE PROCEDURE roll_up(max int DEFAULT 1000) LANGUAGE plpgsql AS $$
 BEGIN
-	WHILE iot_internal.rollup_step(max) LOOP END LOOP;
+	WHILE iot_internal.rollup_step(max) OR EXISTS (SELECT FROM iot.rollup_note) LOOP END LOOP;
 END
 $$;
 CREATE FUNCTION load(since interval, until interval, rows int) RETURNS void LANGUAGE sql AS $$
