@@ -63,9 +63,11 @@ sub news
 	return join ' ', @news;
 }
 
+# What was told is written down, and on disk, for which the daemon does not wait: a commit that does.
 sub all_recorded
 {
 	$iot->poll(q{SELECT count(*) = 0 FROM iot.delivery WHERE status <> 'DELIVERED'});
+	$iot->psql(q{SELECT pg_logical_emit_message(true, 'test', '')});
 	return;
 }
 
