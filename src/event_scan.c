@@ -50,6 +50,13 @@ typedef struct EventScan
 	IotLogEvents *events;
 } EventScan;
 
+/* Where a partition has the columns; each may have its own order. */
+typedef struct PartitionColumns
+{
+	int			xid;
+	int			log[IOT_LOG_COLUMNS];
+} PartitionColumns;
+
 /* A valid index whose first column is that one. */
 static Oid
 index_on(Relation partition, AttrNumber column)
@@ -79,46 +86,43 @@ index_on(Relation partition, AttrNumber column)
 	return found;
 }
 
+/* Of a bulk load this is asked for each row: nothing is allocated. */
 static bool
 is_wanted(const EventScan *scan, Datum type)
 {
-	char	   *name;
+	const text *name = DatumGetTextPP(type);
+	size_t		length = VARSIZE_ANY_EXHDR(name);
 
 	if (scan->types == NULL)
 		return true;
-	name = TextDatumGetCString(type);
-	if (scan->all_but_audit && strncmp(name, "audit.", 6) != 0)
+	if (scan->all_but_audit && (length < 6 || memcmp(VARDATA_ANY(name), "audit.", 6) != 0))
 		return true;
 	for (int i = 0; i < scan->ntypes; i++)
 	{
-		if (strcmp(scan->types[i], name) == 0)
+		if (strlen(scan->types[i]) == length && memcmp(scan->types[i], VARDATA_ANY(name), length) == 0)
 			return true;
 	}
 	return false;
 }
 
-/* Adds a row, if it is one of the window; false where there are too many. */
+/*
+ * Adds a row, if it is one of the window; false where there are too many.  Most rows of a bulk load are
+ * of no type that is wanted, and nothing of them is copied.
+ */
 static bool
-take_row(EventScan *scan, Relation partition, AttrNumber xid_column, TupleTableSlot *slot)
+take_row(EventScan *scan, const PartitionColumns *numbers, TupleTableSlot *slot)
 {
-	TupleDesc	desc = RelationGetDescr(partition);
 	IotLogEvents *events = scan->events;
-	IotLogEvent event;
+	IotLogEvent *event;
 	HeapTuple	tuple;
 	bool		isnull;
-	Datum		xid = slot_getattr(slot, xid_column, &isnull);
 
-	if (!DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot, xid, scan->window->target)))
+	if (DatumGetInt64(slot_getattr(slot, numbers->log[IOT_LOG_ID], &isnull)) <= scan->window->after_id ||
+		!is_wanted(scan, slot_getattr(slot, numbers->log[IOT_LOG_TYPE], &isnull)) ||
+		!DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
+										  slot_getattr(slot, numbers->xid, &isnull),
+										  scan->window->target)))
 		return true;
-	tuple = ExecCopySlotHeapTuple(slot);
-	for (int i = 0; i < IOT_LOG_COLUMNS; i++)
-		event.values[i] = heap_getattr(tuple, SPI_fnumber(desc, columns[i]), desc, &event.nulls[i]);
-	if (DatumGetInt64(event.values[IOT_LOG_ID]) <= scan->window->after_id ||
-		!is_wanted(scan, event.values[IOT_LOG_TYPE]))
-	{
-		heap_freetuple(tuple);
-		return true;
-	}
 	if (events->count + 1 >= scan->window->max_rows)
 		return false;			/* they may not all fit, and only the first ones are to be read */
 	if (events->count >= scan->size)
@@ -127,7 +131,11 @@ take_row(EventScan *scan, Relation partition, AttrNumber xid_column, TupleTableS
 		events->events = events->events == NULL ? palloc(sizeof(IotLogEvent) * scan->size) :
 			repalloc_huge(events->events, sizeof(IotLogEvent) * scan->size);
 	}
-	events->events[events->count++] = event;
+	tuple = ExecCopySlotHeapTuple(slot);
+	event = &events->events[events->count++];
+	for (int i = 0; i < IOT_LOG_COLUMNS; i++)
+		event->values[i] = heap_getattr(tuple, numbers->log[i], slot->tts_tupleDescriptor,
+										&event->nulls[i]);
 	return true;
 }
 
@@ -135,11 +143,17 @@ static bool
 scan_partition(EventScan *scan, Oid partition_id)
 {
 	Relation	partition = table_open(partition_id, AccessShareLock);
-	AttrNumber	xid_column = SPI_fnumber(RelationGetDescr(partition), "xid");
-	Oid			index_id = partition->rd_rel->relkind == RELKIND_RELATION ?
-		index_on(partition, xid_column) : InvalidOid;
-	Relation	index = OidIsValid(index_id) ? index_open(index_id, AccessShareLock) : NULL;
-	bool		good = index != NULL && index->rd_rel->relam == BTREE_AM_OID;
+	PartitionColumns numbers;
+	Oid			index_id;
+	Relation	index;
+	bool		good;
+
+	numbers.xid = SPI_fnumber(RelationGetDescr(partition), "xid");
+	for (int i = 0; i < IOT_LOG_COLUMNS; i++)
+		numbers.log[i] = SPI_fnumber(RelationGetDescr(partition), columns[i]);
+	index_id = partition->rd_rel->relkind == RELKIND_RELATION ? index_on(partition, numbers.xid) : InvalidOid;
+	index = OidIsValid(index_id) ? index_open(index_id, AccessShareLock) : NULL;
+	good = index != NULL && index->rd_rel->relam == BTREE_AM_OID;
 
 	if (good)
 	{
@@ -155,7 +169,7 @@ scan_partition(EventScan *scan, Oid partition_id)
 		while (good && index_getnext_slot(rows, ForwardScanDirection, slot))
 		{
 			CHECK_FOR_INTERRUPTS();
-			good = take_row(scan, partition, xid_column, slot);
+			good = take_row(scan, &numbers, slot);
 		}
 		index_endscan(rows);
 		ExecDropSingleTupleTableSlot(slot);
