@@ -248,8 +248,11 @@ take_events(Datum adapter_id, const IotLogEvents *events, ReturnSetInfo *rsinfo)
 		bool		isnull;
 		Datum		command_id = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
 
-		while (memcmp(DatumGetUUIDP(keys.command_ids[at]), DatumGetUUIDP(command_id), UUID_LEN) != 0)
+		while (at < keys.count &&
+			   memcmp(DatumGetUUIDP(keys.command_ids[at]), DatumGetUUIDP(command_id), UUID_LEN) != 0)
 			at++;
+		if (at == keys.count)
+			elog(ERROR, "steps of commands were not inserted in their order");
 		tuplestore_puttuple(rsinfo->setResult, commands->vals[at++]);
 	}
 	return taken;
